@@ -1,0 +1,1 @@
+"""Asynchronous, high-throughput batch inference."""

@@ -1,0 +1,403 @@
+"""The options of a run: one table, from which command-line help, job.toml, environment and resume checks come.
+
+Each part of `RunConfig` is a frozen dataclass whose fields carry their `Option`. The long option name is the field name
+with `-` for `_`; Python keyword arguments and job.toml keys are the field names.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from asyncbatch.errors import ConfigError
+from asyncbatch.units import (
+    Headers,
+    IntRange,
+    MaxErrors,
+    parse_bool,
+    parse_duration,
+    parse_headers,
+    parse_max_errors,
+    parse_names,
+    parse_positive,
+    parse_range,
+    parse_size,
+    parse_text,
+    parse_types,
+)
+
+
+Kind = Literal["value", "flag", "list"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One line of the option table."""
+
+    panel: str
+    help: str
+    """One sentence; the default is appended by the command line."""
+    parse: Callable[[Any], Any]
+    """From text (command line, environment) or a TOML/Python value to the field's value; raises ValueError."""
+    metavar: str = ""
+    kind: Kind = "value"
+    semantic: bool = False
+    """True: changes a part's rows or columns, so it may not differ on resume."""
+    secret: bool = False
+    """True: its value never reaches state, reports, logs or echoed commands."""
+    choices: tuple[str, ...] = ()
+    short: str = ""
+    default_text: str = ""
+    """How help shows the default, where its value does not say it."""
+
+
+def option(default: Any, *, panel: str, help: str, parse: Callable[[Any], Any], **more: Any) -> Any:
+    """A dataclass field that carries its `Option`."""
+    return dataclasses.field(
+        default=default, metadata={"option": Option(panel=panel, help=help, parse=parse, **more)}
+    )
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        text = parse_text(value)
+        if text not in choices:
+            near = difflib.get_close_matches(text, choices, n=1)
+            raise ValueError(
+                f"{text!r} is not one of {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        return text
+
+    return parse
+
+
+BODIES = ("csv", "csv-header", "jsonl", "json", "npy", "arrow", "parquet", "raw")
+ROW_FORMS = ("array", "object", "value")
+ON_ERROR = ("null", "drop", "fail")
+FORMATS = ("parquet", "csv", "jsonl")
+TRANSPORTS = ("direct", "aioboto3")
+LOG_FORMATS = ("text", "json")
+META = ("variant", "inference-id", "scored-at")
+
+_IN, _REQ, _REP, _SPEED, _FAIL, _OUT, _EP = "Input", "Request", "Reply", "Speed", "Failures", "Output", "Endpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """Where the model is."""
+
+    endpoint: str = option("", panel=_EP, short="-e", metavar="NAME|URL|python:MOD:FUNC", parse=parse_text,
+        help="SageMaker endpoint name, http(s)://host/path, or python:package.module:function")
+    region: str | None = option(None, panel=_EP, metavar="REGION", parse=parse_text,
+        help="AWS region", default_text="AWS_REGION or the profile's")
+    profile: str | None = option(None, panel=_EP, metavar="NAME", parse=parse_text,
+        help="AWS profile", default_text="AWS_PROFILE")
+    endpoint_url: str | None = option(None, panel=_EP, metavar="URL", parse=parse_text,
+        help="another SageMaker Runtime service, such as `asyncbatch serve`", default_text="AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME")
+    ca_bundle: str | None = option(None, panel=_EP, metavar="FILE", parse=parse_text,
+        help="certificates to trust, PEM", default_text="AWS_CA_BUNDLE or the system's")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputConfig:
+    """What is read, sent and kept."""
+
+    send: tuple[str, ...] | None = option(None, panel=_IN, metavar="A,B,f*", parse=parse_names, semantic=True,
+        help="columns to send, in this order; * matches", default_text="every column, in file order")
+    no_send: tuple[str, ...] | None = option(None, panel=_IN, metavar="A,B", parse=parse_names, semantic=True,
+        help="columns not to send, such as id and label", default_text="none")
+    keep: tuple[str, ...] = option(("all",), panel=_IN, metavar="all|none|A,B", parse=parse_names, semantic=True,
+        help="input columns to write beside the prediction", default_text="all")
+    types: tuple[tuple[str, str], ...] = option((), panel=_IN, metavar="A=int64,B=string", parse=parse_types, semantic=True,
+        help="types of text columns, instead of those inferred", default_text="inferred")
+    limit: int | None = option(None, panel=_IN, metavar="N", parse=parse_positive, semantic=True,
+        help="only the first N rows", default_text="all rows")
+    block_rows: int | None = option(None, panel=_IN, metavar="N", parse=parse_positive, semantic=True,
+        help="rows of a block, the unit of commit", default_text="from the probe, 256 to 131,072")
+    input_format: str | None = option(None, panel=_IN, metavar="parquet|csv|jsonl|arrow",
+        parse=_choice("parquet", "csv", "jsonl", "arrow"), choices=("parquet", "csv", "jsonl", "arrow"), semantic=True,
+        help="format of the source", default_text="by the file name")
+    delimiter: str = option(",", panel=_IN, metavar="C", parse=lambda v: _one_character(v), semantic=True,
+        help="delimiter of CSV input; \\t for a tab")
+    quote: str = option('"', panel=_IN, metavar="C", parse=lambda v: _one_character(v), semantic=True,
+        help="quoting character of CSV input")
+    no_header: bool = option(False, panel=_IN, kind="flag", parse=parse_bool, semantic=True,
+        help="CSV input has no header line; columns are then c0, c1, …")
+    allow_empty: bool = option(False, panel=_IN, kind="flag", parse=parse_bool,
+        help="a glob or folder that matches no file is not an error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestConfig:
+    """How rows become requests."""
+
+    body: str = option("csv", panel=_REQ, metavar="|".join(BODIES), parse=_choice(*BODIES), choices=BODIES, semantic=True,
+        help="format of the request body")
+    template: str | None = option(None, panel=_REQ, metavar="JSON|NAME", parse=parse_text, semantic=True,
+        help="JSON envelope with $rows $row $n $columns, or a preset: instances, records, split, inputs, v2",
+        default_text="instances with --body json")
+    row: str = option("array", panel=_REQ, metavar="|".join(ROW_FORMS), parse=_choice(*ROW_FORMS), choices=ROW_FORMS, semantic=True,
+        help="how a row stands in JSON")
+    content_type: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True,
+        help="Content-Type header, byte for byte", default_text="by --body")
+    accept: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True,
+        help="Accept header", default_text="none is sent")
+    header: Headers = option((), panel=_REQ, short="-H", metavar="'NAME: VALUE'", kind="list", parse=parse_headers, secret=True,
+        help="HTTP header; VALUE may be @env:VAR or @file:PATH; repeat for more", default_text="none")
+    target_model: str | None = option(None, panel=_REQ, metavar="NAME", parse=parse_text, semantic=True,
+        help="SageMaker TargetModel (multi-model endpoint)", default_text="none")
+    target_variant: str | None = option(None, panel=_REQ, metavar="NAME", parse=parse_text, semantic=True,
+        help="SageMaker TargetVariant", default_text="by traffic weights")
+    target_container_hostname: str | None = option(None, panel=_REQ, metavar="NAME", parse=parse_text, semantic=True,
+        help="SageMaker TargetContainerHostname", default_text="none")
+    inference_component_name: str | None = option(None, panel=_REQ, metavar="NAME", parse=parse_text, semantic=True,
+        help="SageMaker InferenceComponentName", default_text="none")
+    custom_attributes: str | None = option(None, panel=_REQ, metavar="TEXT", parse=parse_text, semantic=True,
+        help="SageMaker CustomAttributes", default_text="none")
+    enable_explanations: str | None = option(None, panel=_REQ, metavar="JMESPATH", parse=parse_text, semantic=True,
+        help="SageMaker EnableExplanations", default_text="none")
+    inference_id: str | None = option(None, panel=_REQ, metavar="ID", parse=parse_text,
+        help="SageMaker InferenceId", default_text="none")
+    session_id: str | None = option(None, panel=_REQ, metavar="ID", parse=parse_text,
+        help="SageMaker SessionId", default_text="none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyConfig:
+    """How replies become columns."""
+
+    reply: str | None = option(None, panel=_REP, metavar="JMESPATH", parse=parse_text, semantic=True,
+        help="where the predictions are in a JSON reply", default_text="learned by the probe")
+    prediction_type: str | None = option(None, panel=_REP, metavar="TYPE", parse=parse_text, semantic=True,
+        help="Arrow type of the prediction, such as float32 or string", default_text="learned by the probe")
+    prediction_name: str = option("prediction", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
+        help="name of the prediction column")
+    error_name: str = option("error", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
+        help="name of the error column")
+    threshold: float | None = option(None, panel=_REP, metavar="X", parse=float, semantic=True,
+        help="add a 0/1 label: prediction > X", default_text="no label")
+    predicted_label_name: str = option("predicted_label", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
+        help="name of the label column")
+    meta: tuple[str, ...] = option((), panel=_REP, metavar=",".join(META), parse=lambda v: _subset(v, META), semantic=True,
+        help="more columns about each row's invocation", default_text="none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedConfig:
+    """How fast, how many, how much memory."""
+
+    concurrency: IntRange | None = option(None, panel=_SPEED, metavar="N|MIN:MAX", parse=parse_range,
+        help="requests in flight", default_text="found by the controller")
+    chunk_rows: IntRange | None = option(None, panel=_SPEED, metavar="N|MIN:MAX", parse=parse_range,
+        help="rows of a request", default_text="found by the controller")
+    rate: float | None = option(None, panel=_SPEED, metavar="X", parse=lambda v: _positive_float(v),
+        help="requests per second, at most", default_text="no limit")
+    row_rate: float | None = option(None, panel=_SPEED, metavar="X", parse=lambda v: _positive_float(v),
+        help="rows per second, at most", default_text="no limit")
+    max_payload: int = option(6 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
+        help="largest request body; larger caps are not tried, smaller ones are learned", default_text="6MiB")
+    max_reply: int = option(64 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
+        help="a reply is read no further than this", default_text="64MiB")
+    max_memory: int = option(256 * 10**6, panel=_SPEED, metavar="SIZE", parse=parse_size,
+        help="memory for blocks in flight, beyond the program itself", default_text="256MB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureConfig:
+    """What happens when something goes wrong."""
+
+    request_timeout: float = option(70.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
+        help="how long one request may take", default_text="70s")
+    connect_timeout: float = option(10.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
+        help="how long connecting may take", default_text="10s")
+    max_retries: int = option(6, panel=_FAIL, metavar="N", parse=lambda v: _count(v),
+        help="retries of one chunk after failures; throttling does not count")
+    max_errors: MaxErrors | None = option(None, panel=_FAIL, metavar="N|P%", parse=parse_max_errors,
+        help="stop when more rows than this are rejected; within it the exit code is 0", default_text="no limit")
+    on_error: str = option("null", panel=_FAIL, metavar="|".join(ON_ERROR), parse=_choice(*ON_ERROR), choices=ON_ERROR, semantic=True,
+        help="a rejected row: keep it with a null prediction, drop it, or fail")
+    max_outage: float = option(300.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
+        help="how long the endpoint may be away before the run stops, resumable", default_text="5m")
+    deadline: float | None = option(None, panel=_FAIL, metavar="TIME", parse=parse_duration,
+        help="stop after this long, resumable", default_text="none")
+    grace: float = option(25.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
+        help="after a signal, how long open blocks may take to finish", default_text="25s")
+    overwrite: bool = option(False, panel=_FAIL, kind="flag", parse=parse_bool,
+        help="start anew over an output that asyncbatch wrote")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputConfig:
+    """What is written and said."""
+
+    format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=_choice(*FORMATS), choices=FORMATS, semantic=True,
+        help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
+    report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text,
+        help="write the run report there, JSON", default_text="only in the state folder")
+    json: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,
+        help="print the run report to stdout, JSON with a versioned schema")
+    explain: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,
+        help="say what was decided and why")
+    log_format: str = option("text", panel=_OUT, metavar="text|json", parse=_choice(*LOG_FORMATS), choices=LOG_FORMATS,
+        help="format of log lines on stderr")
+    quiet: bool = option(False, panel=_OUT, short="-q", kind="flag", parse=parse_bool, help="only errors")
+    verbose: bool = option(False, panel=_OUT, short="-v", kind="flag", parse=parse_bool, help="more log lines")
+    no_progress: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool, help="no progress line")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Every option of a run, checked. Build it with `RunConfig.from_options`."""
+
+    endpoint: EndpointConfig = EndpointConfig()
+    input: InputConfig = InputConfig()
+    request: RequestConfig = RequestConfig()
+    reply: ReplyConfig = ReplyConfig()
+    speed: SpeedConfig = SpeedConfig()
+    failure: FailureConfig = FailureConfig()
+    output: OutputConfig = OutputConfig()
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], *, where: str = "") -> "RunConfig":
+        """From option names (with `_` or `-`) and text, TOML or Python values. None means the default.
+
+        Raises:
+            ConfigError: an unknown name (with the nearest), a bad value, or a combination that makes no sense.
+        """
+        values: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        for raw_name, raw in options.items():
+            name = raw_name.replace("-", "_")
+            if name not in OPTIONS:
+                near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
+                raise ConfigError(
+                    f"unknown option {raw_name!r}" + (f" in {where}" if where else ""),
+                    hint=f"did you mean {near[0]!r}?" if near else "asyncbatch run --help lists the options",
+                )
+            if raw is None:
+                continue
+            part, opt = OPTIONS[name]
+            try:
+                values[part][name] = opt.parse(raw)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"{flag(name)} {raw!r}: {error}" if not opt.secret else f"{flag(name)}: {error}",
+                    hint=f"expected {opt.metavar}" if opt.metavar else None,
+                ) from error
+        return _checked(cls(**{part: PARTS[part](**given) for part, given in values.items()}))
+
+    def semantic(self) -> dict[str, Any]:
+        """The options that may not differ on resume, as JSON values."""
+        return {
+            name: _jsonable(getattr(getattr(self, part), name)) for name, (part, opt) in OPTIONS.items() if opt.semantic
+        }
+
+    def effective(self) -> dict[str, Any]:
+        """Every option that differs from its default, secrets left out: what `plan --print-config` writes."""
+        found = {}
+        for name, (part, opt) in OPTIONS.items():
+            value = getattr(getattr(self, part), name)
+            if not opt.secret and value != getattr(PARTS[part](), name):
+                found[name] = _jsonable(value)
+        return found
+
+
+PARTS: dict[str, type[Any]] = {
+    "endpoint": EndpointConfig,
+    "input": InputConfig,
+    "request": RequestConfig,
+    "reply": ReplyConfig,
+    "speed": SpeedConfig,
+    "failure": FailureConfig,
+    "output": OutputConfig,
+}
+
+
+def _table() -> Iterator[tuple[str, tuple[str, Option]]]:
+    for part, cls in PARTS.items():
+        for each in dataclasses.fields(cls):
+            yield each.name, (part, each.metadata["option"])
+
+
+OPTIONS: dict[str, tuple[str, Option]] = dict(_table())
+"""Option name (with `_`) to the part of `RunConfig` that holds it and its line of the table, in help order."""
+
+
+def flag(name: str) -> str:
+    """`chunk_rows` -> `--chunk-rows`."""
+    return "--" + name.replace("_", "-")
+
+
+def environment_options(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Options set by `ASYNCBATCH_*` variables: `ASYNCBATCH_CHUNK_ROWS=500`.
+
+    Raises:
+        ConfigError: a variable names no option.
+    """
+    found = {}
+    for variable, value in environ.items():
+        if not variable.startswith("ASYNCBATCH_"):
+            continue
+        name = variable.removeprefix("ASYNCBATCH_").lower()
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
+            raise ConfigError(
+                f"environment variable {variable} names no option",
+                hint=f"did you mean ASYNCBATCH_{near[0].upper()}?" if near else "unset it",
+            )
+        found[name] = value
+    return found
+
+
+def _checked(config: RunConfig) -> RunConfig:
+    """Cross-field checks."""
+    request, speed, reply = config.request, config.speed, config.reply
+    if request.template is not None and request.body not in ("json", "jsonl", "raw"):
+        raise ConfigError(f"--template needs --body json, jsonl or raw, not {request.body}", hint="add --body json")
+    if config.output.quiet and config.output.verbose:
+        raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")
+    if reply.prediction_name == config.reply.error_name:
+        raise ConfigError(
+            f"--prediction-name and --error-name are both {reply.error_name!r}", hint="give them different names"
+        )
+    if speed.max_memory < 16 * 10**6:
+        raise ConfigError("--max-memory is below 16MB", hint="give at least 16MB")
+    return config
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (IntRange, MaxErrors)):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_jsonable(each) for each in value]
+    return value
+
+
+def _one_character(value: Any) -> str:
+    text = parse_text(value).replace("\\t", "\t")
+    if len(text) != 1:
+        raise ValueError("must be one character")
+    return text
+
+
+def _positive_float(value: Any) -> float:
+    number = float(value)
+    if not number > 0 or number == float("inf"):
+        raise ValueError("must be above 0")
+    return number
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError("must be 0 or more")
+    return number
+
+
+def _subset(value: Any, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    names = parse_names(value)
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"{name!r} is not one of {', '.join(allowed)}")
+    return names

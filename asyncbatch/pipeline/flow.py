@@ -1,0 +1,389 @@
+"""The middle of a run: workers take work through the gate, invoke, and settle what comes back.
+
+Everything is decided synchronously between two awaits on one event loop, so no lock is needed: `WorkQueue` says what is
+next, `Gate` whether it may go, `next_step` what follows a failure.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from asyncbatch.control.backoff import RetryBudget, full_jitter
+from asyncbatch.control.breaker import Breaker
+from asyncbatch.control.failures import Action
+from asyncbatch.control.recovery import Attempts, Step, next_step
+from asyncbatch.errors import EndpointError, StoppedError
+from asyncbatch.model import Kind, Outcome, Sample
+from asyncbatch.observe.events import Event, Explained, RequestFailed
+from asyncbatch.observe.metrics import MetricsCollector
+from asyncbatch.pipeline.blocks import OpenBlock, Work
+from asyncbatch.pipeline.gate import Gate, Signal
+from asyncbatch.pipeline.invoking import Answer, Invoker, Refusal
+from asyncbatch.pipeline.work import WorkQueue
+from asyncbatch.protocols import Controller
+
+_LONGEST_WAIT_S = 20.0
+_NOT_READY_CAP_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowOptions:
+    """What the user decided about sending."""
+
+    max_payload_bytes: int
+    max_retries: int
+    max_outage_s: float
+    min_rows: int = 1
+    """Fewest rows that the endpoint can answer in one request."""
+    one_row_works: bool = True
+    """A request of one row has been answered; False: not known."""
+
+
+class Flow:
+    """Sends every row of the blocks in `queue`; calls `finish` once a block has all its answers.
+
+    `rejected(rows, code, message)` is called for each row given up, and may raise to end the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        invoker: Invoker,
+        controller: Controller,
+        gate: Gate,
+        breaker: Breaker,
+        options: FlowOptions,
+        metrics: MetricsCollector,
+        emit: Callable[[Event], None],
+        rejected: Callable[[int, str, str], None],
+        finish: Callable[[OpenBlock], Awaitable[None]],
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._invoker = invoker
+        self._controller = controller
+        self._gate = gate
+        self._breaker = breaker
+        self._options = options
+        self._metrics = metrics
+        self._emit = emit
+        self._rejected = rejected
+        self._finish = finish
+        self._clock = clock
+        self._rng = rng
+        self._work = WorkQueue()
+        self._signal = Signal()
+        self._retry_budget = RetryBudget()
+        self._min_rows = options.min_rows
+        self._one_row_works = options.one_row_works
+        self._max_bytes = options.max_payload_bytes
+        self._suspects: list[tuple[Work, Refusal]] = []
+        self._control_sent = False
+        self._input_ended = False
+        self._open_blocks = 0
+        self._unread_rows: int | None = None
+        self._workers = 0
+        self._tasks: TaskGroup | None = None
+        self._queue: MemoryObjectReceiveStream[OpenBlock] | None = None
+
+    # -- what others may ask and tell ------------------------------------------------------------------------------
+
+    @property
+    def open_blocks(self) -> int:
+        """Blocks taken from the queue and not finished."""
+        return self._open_blocks
+
+    @property
+    def in_flight(self) -> int:
+        return self._gate.in_flight
+
+    def note_unread_rows(self, rows: int | None) -> None:
+        """Rows of the input that are not read yet; None: not known."""
+        self._unread_rows = rows
+
+    def wake(self) -> None:
+        """A block was queued, or the queue was closed."""
+        self._signal.wake()
+
+    async def run(self, queue: MemoryObjectReceiveStream[OpenBlock]) -> None:
+        """Until `queue` is closed and every block is finished.
+
+        Raises:
+            EndpointError: the endpoint refuses for good.
+            StoppedError: it stayed away longer than allowed, or wants a login.
+        """
+        self._queue = queue
+        async with queue, anyio.create_task_group() as self._tasks:
+            self._add_workers()
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    def _add_workers(self) -> None:
+        assert self._tasks is not None
+        while self._workers < self._controller.concurrency():
+            self._workers += 1
+            self._tasks.start_soon(self._worker)
+
+    async def _worker(self) -> None:
+        while (work := await self._next()) is not None:
+            try:
+                result = await self._invoke(work)
+            finally:
+                self._gate.in_flight -= 1
+            if isinstance(result, Answer):
+                self._answered(work, result)
+            else:
+                self._refused(work, result)
+            self._after(result.sample)
+
+    async def _next(self) -> Work | None:
+        """The next piece of work, with a place in flight; None when there will be no more."""
+        while True:
+            now_s = self._clock()
+            self._admit(now_s)
+            if self._done():
+                self._signal.wake_all()
+                return None
+            if not self._work.has_work(now_s):
+                wait_s = self._until(self._work.next_due_s(), now_s)
+            elif (wait_s := self._gate.closed_for(now_s)) == 0.0:
+                self._gate.in_flight += 1
+                work = None
+                try:
+                    await self._gate.pass_rate()
+                    self._signal.wake()
+                    work = self._take()
+                    if work is not None:
+                        await self._gate.pass_row_rate(work.rows)
+                        return work
+                finally:
+                    if work is None:
+                        self._gate.in_flight -= 1
+                continue
+            await self._signal.wait(wait_s)
+
+    def _take(self) -> Work | None:
+        target = self._controller.next_chunk()
+        most = self._gate.rows_at_once
+        if most is not None and target.rows > most:
+            target = type(target)(rows=most, bytes=target.bytes)
+        work = self._work.take(
+            self._clock(), target=target, max_bytes=self._max_bytes, min_rows=self._min_rows
+        )
+        if work is None:
+            return None
+        if work.block is not None and work.rows < self._min_rows:
+            work.padded = True
+        if work.kind is Kind.FIRST:
+            self._retry_budget.note_first_try()
+            if self._unread_rows is not None:
+                self._controller.note_remaining(self._unread_rows + self._work.unsent_rows())
+        return work
+
+    def _admit(self, now_s: float) -> None:
+        """Take the next block from the reader's queue when nothing else is to be sent."""
+        if self._input_ended or self._work.has_work(now_s):
+            return
+        assert self._queue is not None
+        try:
+            block = self._queue.receive_nowait()
+        except anyio.WouldBlock:
+            return
+        except anyio.EndOfStream:
+            self._input_ended = True
+            return
+        if self._unread_rows is not None:
+            self._unread_rows = max(0, self._unread_rows - block.block.rows)
+        self._open_blocks += 1
+        if block.encoded.rows:
+            self._work.add_block(block)
+            self._signal.wake(self._controller.concurrency())
+        else:
+            self._complete(block)
+
+    def _done(self) -> bool:
+        return self._input_ended and self._open_blocks == 0
+
+    @staticmethod
+    def _until(due_s: float | None, now_s: float) -> float | None:
+        return None if due_s is None else max(0.0, due_s - now_s)
+
+    async def _invoke(self, work: Work) -> Answer | Refusal:
+        self._metrics.started()
+        result = None
+        started_s = self._clock()
+        try:
+            result = await self._invoker.invoke(work)
+            return result
+        finally:
+            self._metrics.finished(
+                result.sample
+                if result is not None
+                else Sample(
+                    rows=max(1, work.rows),
+                    body_bytes=0,
+                    started_s=started_s,
+                    finished_s=self._clock(),
+                    outcome=Outcome.CANCELLED,
+                    kind=work.kind,
+                )
+            )
+
+    def _after(self, sample: Sample) -> None:
+        """The controller learns, and whoever may send now is woken."""
+        self._controller.record(sample)
+        self._add_workers()
+        self._signal.wake(max(1, self._controller.concurrency() - self._gate.in_flight))
+
+    # -- what comes back -------------------------------------------------------------------------------------------
+
+    def _answered(self, work: Work, answer: Answer) -> None:
+        self._breaker.record(
+            Outcome.SUCCESS, chunk=work.chunk, rows=work.rows, now_s=answer.sample.finished_s
+        )
+        self._control_sent = False
+        if work.block is not None:
+            if work.rows == 1 and not work.padded:
+                self._one_row_works = True
+            elif work.padded and self._min_rows == 1:
+                self._min_rows = 2
+                self._emit(
+                    Explained(message="the endpoint cannot answer a request of one row: such requests are padded")
+                )
+            work.block.answer(work, answer.columns, answer.variant)
+            if work.block.unanswered == 0:
+                self._complete(work.block)
+        self._settle_suspects(answer.sample.started_s)
+
+    def _complete(self, block: OpenBlock) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(self._finish_block, block)
+
+    async def _finish_block(self, block: OpenBlock) -> None:
+        await self._finish(block)
+        self._open_blocks -= 1
+        self._signal.wake()
+
+    def _refused(self, work: Work, refusal: Refusal) -> None:
+        now_s = refusal.sample.finished_s
+        verdict = refusal.verdict
+        self._breaker.record(verdict.outcome, chunk=work.chunk, rows=work.rows, now_s=now_s)
+        self._emit(
+            RequestFailed(
+                summary=refusal.failure.summary(),
+                outcome=verdict.outcome,
+                rows=work.rows,
+                attempt=work.tries + work.waits + 1,
+            )
+        )
+        if self._breaker.gave_up(now_s):
+            raise StoppedError(
+                f"the endpoint has answered nothing for {self._breaker.outage_s(now_s):.0f} s:"
+                f" {refusal.failure.summary()}",
+                hint="the same command goes on from here; --max-outage sets how long to wait",
+            )
+        if verdict.counts_against_chunk or verdict.action is Action.REFRESH_CREDENTIALS:
+            work.tries += 1
+        else:
+            work.waits += 1
+        work.failed_s = now_s
+        if work.block is None:
+            self._control_sent = False
+            if verdict.action is Action.FATAL:
+                raise _fatal(refusal)
+            if self._suspects:
+                self._send_control(now_s + self._delay(work, refusal))
+            return
+        step = next_step(
+            verdict,
+            rows=work.rows,
+            bisecting=work.kind is Kind.BISECT,
+            attempts=Attempts(tries=work.tries, waits=work.waits),
+            max_retries=self._options.max_retries,
+        )
+        self._take_step(step, work, refusal, now_s)
+
+    def _take_step(self, step: Step, work: Work, refusal: Refusal, now_s: float) -> None:
+        if step is Step.STOP:
+            raise _fatal(refusal)
+        if step is Step.LOGIN:
+            raise StoppedError(
+                f"credentials were refused: {refusal.failure.summary()}",
+                hint=refusal.verdict.hint or "log in again, then give the same command",
+            )
+        if step is Step.AGAIN:
+            if work.kind is Kind.FIRST:
+                work.kind = Kind.RETRY
+            self._work.put_later(work, now_s + self._delay(work, refusal))
+        elif step is Step.ALONE:
+            self._alone(work, refusal)
+        else:
+            if refusal.verdict.outcome is Outcome.TOO_LARGE and refusal.sample.body_bytes > 1:
+                self._max_bytes = min(self._max_bytes, refusal.sample.body_bytes - 1)
+            self._work.put_halves(work, Kind.BISECT if step is Step.BISECT else Kind.RETRY)
+
+    def _delay(self, work: Work, refusal: Refusal) -> float:
+        """Seconds until the next try: full jitter, at least what the endpoint asked for, longest when the budget is spent."""
+        cap_s = _NOT_READY_CAP_S if refusal.verdict.outcome is Outcome.NOT_READY else _LONGEST_WAIT_S
+        asked_s = refusal.failure.retry_after_s or 0.0
+        if not self._retry_budget.take():
+            return max(asked_s, self._rng.uniform(cap_s / 4, cap_s / 2))
+        return max(asked_s, full_jitter(work.tries + work.waits, rng=self._rng, cap_s=cap_s))
+
+    # -- one row alone ---------------------------------------------------------------------------------------------
+
+    def _alone(self, work: Work, refusal: Refusal) -> None:
+        """One row failed alone: the row, an endpoint that cannot answer one row, or an endpoint that answers nobody."""
+        assert work.block is not None
+        if (
+            not work.padded
+            and not self._one_row_works
+            and work.block.sent is not None
+            and self._invoker.has_good_rows
+        ):
+            work.padded = True
+            work.tries = 0
+            self._work.put(work)
+            return
+        self._suspects.append((work, refusal))
+        if not self._control_sent:
+            self._send_control(self._clock() + 0.1)
+
+    def _send_control(self, due_s: float) -> None:
+        """Ask with known-good rows, unless other work gives the evidence first."""
+        if not self._invoker.has_good_rows:
+            self._settle_suspects(float("inf"))
+            return
+        self._control_sent = True
+        self._work.put_later(Work(block=None, start=0, stop=1, kind=Kind.PROBE, chunk=-1), due_s)
+
+    def _settle_suspects(self, success_started_s: float) -> None:
+        """A success that was sent after a row failed shows that the endpoint is alive: the row is at fault."""
+        if not self._suspects:
+            return
+        waiting = []
+        for work, refusal in self._suspects:
+            if work.failed_s > success_started_s:
+                waiting.append((work, refusal))
+                continue
+            assert work.block is not None
+            code = refusal.verdict.outcome.value
+            message = refusal.failure.summary()
+            work.block.reject(work, code=code, message=message)
+            self._rejected(1, code, message)
+            if work.block.unanswered == 0:
+                self._complete(work.block)
+        self._suspects = waiting
+        if waiting and not self._control_sent:
+            self._send_control(self._clock() + 0.1)
+
+
+def _fatal(refusal: Refusal) -> EndpointError:
+    message = f"the endpoint refuses: {refusal.failure.summary()}"
+    if refusal.failure.log_stream_arn:
+        message += f" (log: {refusal.failure.log_stream_arn})"
+    return EndpointError(message, hint=refusal.verdict.hint or None)

@@ -1,0 +1,142 @@
+"""One request: the payload of some rows, the reply, its decoding. Failures come back as values; nothing is retried here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from asyncbatch.control.failures import Action, Verdict, classify
+from asyncbatch.errors import InvocationError, ReplyError
+from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport, Values
+from asyncbatch.pipeline.blocks import Work
+from asyncbatch.protocols import Decoder, Encoder, Endpoint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_UNREADABLE = "UnreadableReply"
+_DECODE_INLINE_BYTES = 100_000
+"""Decoding this much takes about a millisecond; a thread hop costs an eighth of that, so larger replies get one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A decoded reply."""
+
+    columns: tuple[Values, ...]
+    variant: str
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A failed invocation and what it means."""
+
+    failure: Failure
+    verdict: Verdict
+    sample: Sample
+
+
+class Invoker:
+    """Sends pieces of work to one endpoint and decodes its replies."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: Endpoint,
+        encoder: Encoder,
+        decoder: Decoder,
+        timeout_s: float,
+        clock: Callable[[], float],
+        good_rows: "pa.Table | None",
+    ) -> None:
+        self._endpoint = endpoint
+        self._encoder = encoder
+        self._decoder = decoder
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._good_rows = good_rows
+
+    @property
+    def has_good_rows(self) -> bool:
+        """Whether rows are known that the endpoint has answered."""
+        return self._good_rows is not None
+
+    async def invoke(self, work: Work) -> Answer | Refusal:
+        """Send `work` once (twice where a kept-alive connection turned out to be closed) and decode the reply."""
+        payload, rows = await self._payload(work)
+        started_s = self._clock()
+        try:
+            reply = await self._send(payload)
+            columns = await self._decode(reply, rows)
+        except InvocationError as error:
+            failure = error.failure
+        except ReplyError as error:
+            if getattr(error, "kind", "") == "type":
+                raise
+            failure = Failure(error_name=_UNREADABLE, message=error.message)
+        else:
+            sample = self._sample(work, payload, started_s, Outcome.SUCCESS)
+            if rows != work.rows:
+                columns = tuple(values[: work.rows] for values in columns)
+            return Answer(columns=columns, variant=reply.variant, sample=sample)
+        verdict = _unreadable() if failure.error_name == _UNREADABLE else classify(failure)
+        return Refusal(
+            failure=failure, verdict=verdict, sample=self._sample(work, payload, started_s, verdict.outcome)
+        )
+
+    async def _send(self, payload: Payload) -> Reply:
+        try:
+            return await self._endpoint.invoke(payload, timeout_s=self._timeout_s)
+        except InvocationError as error:
+            # A stale keep-alive: the server closed the connection while it was idle, so it never saw the request.
+            if error.failure.transport is not Transport.RESET or not error.failure.reused_connection:
+                raise
+        return await self._endpoint.invoke(payload, timeout_s=self._timeout_s)
+
+    async def _payload(self, work: Work) -> tuple[Payload, int]:
+        """The request of `work`, and how many rows it holds (more than `work.rows` when padded)."""
+        if work.block is None or work.padded:
+            return await anyio.to_thread.run_sync(self._with_good_rows, work)
+        encoded = work.block.encoded
+        if encoded.sliceable:
+            return encoded.payload(work.start, work.stop), work.rows
+        return await anyio.to_thread.run_sync(encoded.payload, work.start, work.stop), work.rows
+
+    def _with_good_rows(self, work: Work) -> tuple[Payload, int]:
+        import pyarrow as pa
+
+        assert self._good_rows is not None
+        table = self._good_rows
+        if work.block is not None:
+            assert work.block.sent is not None
+            rows = work.block.sent.slice(work.start, work.rows)
+            table = pa.concat_tables([rows, self._good_rows])
+        return self._encoder.encode(table).payload(0, table.num_rows), table.num_rows
+
+    async def _decode(self, reply: Reply, rows: int) -> tuple[Values, ...]:
+        if reply.result is None and len(reply.body) <= _DECODE_INLINE_BYTES:
+            return self._decoder.decode(reply, rows)
+        return await anyio.to_thread.run_sync(self._decoder.decode, reply, rows)
+
+    def _sample(self, work: Work, payload: Payload, started_s: float, outcome: Outcome) -> Sample:
+        return Sample(
+            rows=max(1, work.rows),
+            body_bytes=payload.nbytes,
+            started_s=started_s,
+            finished_s=self._clock(),
+            outcome=outcome,
+            kind=work.kind if work.block is not None else Kind.PROBE,
+        )
+
+
+def _unreadable() -> Verdict:
+    """A 200 whose rows do not match, or that cannot be read: retried, then bisected; never misaligned silently."""
+    return Verdict(
+        outcome=Outcome.FAILED,
+        action=Action.RETRY_THEN_SPLIT,
+        counts_against_chunk=True,
+        hint="plan --show 1 prints a request and its reply; --reply says where the predictions are",
+    )
