@@ -26,7 +26,7 @@ class OutputShape:
     schema: "pa.Schema"
     keep: tuple[str, ...]
     predictions: tuple[str, ...]
-    """The reply's fields, one named by `--prediction-name` unless the reply has fields of its own."""
+    """Columns that come from the reply."""
     label_name: str | None
     threshold: float | None
     meta: tuple[str, ...]
@@ -40,12 +40,15 @@ def output_shape(
     kept: "pa.Schema",
     decoder: Decoder,
     *,
+    named: bool,
     reply: ReplyConfig,
     input: InputConfig,  # the part of the configuration that it is
     request: RequestConfig,
     on_error: str,
 ) -> OutputShape:
     """Settle the output's columns: kept inputs, predictions, label, meta, error.
+
+    `named`: the reply has field names of its own, so `--prediction-name` names none of them.
 
     Raises:
         ConfigError: two columns would have one name; names the option that renames one.
@@ -58,14 +61,13 @@ def output_shape(
     for field in kept:
         _add(fields, owners, field.with_nullable(True), "--keep")
     names = []
-    single = len(decoder.fields) == 1
     for field in decoder.fields:
-        name = reply.prediction_name if single else field.name
-        _add(fields, owners, pa.field(name, field.type), "--prediction-name" if single else "--reply")
+        name = field.name if named else reply.prediction_name
+        _add(fields, owners, pa.field(name, field.type), "--reply" if named else "--prediction-name")
         names.append(name)
     label = None
     if reply.threshold is not None:
-        if not single or not _is_number(decoder.fields[0].type):
+        if len(names) != 1 or not _is_number(decoder.fields[0].type):
             raise ConfigError(
                 f"--threshold needs one number a row, but the reply gives {_described(decoder)}",
                 hint="leave --threshold out, or pick a number with --reply",

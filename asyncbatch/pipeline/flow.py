@@ -17,7 +17,7 @@ from asyncbatch.control.breaker import Breaker
 from asyncbatch.control.failures import Action
 from asyncbatch.control.recovery import Attempts, Step, next_step
 from asyncbatch.errors import EndpointError, StoppedError
-from asyncbatch.model import Kind, Outcome, Sample
+from asyncbatch.model import ChunkTarget, Kind, Outcome, Sample
 from asyncbatch.observe.events import Event, Explained, RequestFailed
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.pipeline.blocks import OpenBlock, Work
@@ -86,6 +86,7 @@ class Flow:
         self._input_ended = False
         self._open_blocks = 0
         self._unread_rows: int | None = None
+        self.chunk_rows = 0
         self._workers = 0
         self._tasks: TaskGroup | None = None
         self._queue: MemoryObjectReceiveStream[OpenBlock] | None = None
@@ -166,13 +167,17 @@ class Flow:
                 continue
             await self._signal.wait(wait_s)
 
-    def _take(self) -> Work | None:
-        target = self._controller.next_chunk()
+    def _target(self) -> ChunkTarget:
+        wanted = self._controller.next_chunk()
         most = self._gate.rows_at_once
-        if most is not None and target.rows > most:
-            target = type(target)(rows=most, bytes=target.bytes)
+        if most is not None and wanted.rows > most:
+            wanted = ChunkTarget(rows=most, bytes=wanted.bytes)
+        self.chunk_rows = wanted.rows
+        return wanted
+
+    def _take(self) -> Work | None:
         work = self._work.take(
-            self._clock(), target=target, max_bytes=self._max_bytes, min_rows=self._min_rows
+            self._clock(), target=self._target, max_bytes=self._max_bytes, min_rows=self._min_rows
         )
         if work is None:
             return None

@@ -7,19 +7,14 @@ one prediction of three classes; several sizes can. A failing n = 1 is no verdic
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import anyio
 import anyio.to_thread
 
 from asyncbatch.control.backoff import full_jitter
-from asyncbatch.control.failures import Action, Verdict, classify
+from asyncbatch.control.failures import Action, classify
 from asyncbatch.errors import EndpointError, InvocationError, StoppedError
-from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport
+from asyncbatch.model import BytesPayload, Failure, Kind, Outcome, Payload, Reply, Sample, Transport
 from asyncbatch.protocols import EncodedBlock, Endpoint
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SAMPLE_ROWS = 310
 _SIZES = (1, 2, 7)
@@ -43,21 +38,43 @@ class ProbeAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRefusal:
+    """One probe that was not answered."""
+
+    rows: int
+    failure: Failure
+    hint: str
+    body_bytes: int
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
     """What the probes found out."""
 
     answers: tuple[ProbeAnswer, ...]
-    """Ascending by rows; never empty."""
-    min_rows: int
-    """2 where one row was refused and two were answered."""
-    one_row_works: bool
+    """Ascending by rows; empty where the input has no rows or every probe was refused."""
+    refusals: tuple[ProbeRefusal, ...]
+
+    @property
+    def one_row_works(self) -> bool:
+        """A request of one row was answered."""
+        return bool(self.answers) and self.answers[0].rows == 1
+
+    @property
+    def min_rows(self) -> int:
+        """2 where one row was refused and two were answered."""
+        alone = any(refusal.rows == 1 for refusal in self.refusals)
+        return 2 if alone and self.answers and self.answers[0].rows == 2 else 1
 
     @property
     def seconds_per_row(self) -> float:
-        """Marginal seconds of one more row: slope between the smallest and the largest answered probe.
+        """Marginal seconds of one more row: slope between the smallest and the largest answered probe; 0.0 unknown.
 
         Noise can make the slope vanish; a twentieth of the largest probe's mean is the floor.
         """
+        if not self.answers:
+            return 0.0
         first, last = self.answers[0], self.answers[-1]
         mean = last.seconds / last.rows
         if first.rows == last.rows:
@@ -66,8 +83,15 @@ class ProbeResult:
 
     @property
     def reply_bytes_per_row(self) -> float:
+        """Bytes of the largest answer's body a row; a callable's results count as 8 bytes."""
+        if not self.answers:
+            return 0.0
         last = self.answers[-1]
-        return len(last.reply.body) / last.rows
+        return (len(last.reply.body) or 8 * last.rows) / last.rows
+
+    @property
+    def body_bytes_per_row(self) -> float:
+        return self.answers[-1].body_bytes / self.answers[-1].rows if self.answers else 0.0
 
 
 class Prober:
@@ -90,18 +114,19 @@ class Prober:
         self._rng = rng
         self._record = record
 
-    async def probe(self, sample: EncodedBlock) -> ProbeResult:
-        """Send n = 1, 2, 7 and a few hundred.
+    async def probe(
+        self, sample: EncodedBlock, *, max_bytes: int, sizes: Sequence[int] = (*_SIZES, _LARGEST)
+    ) -> ProbeResult:
+        """Send requests of `sizes` rows, each of other rows where the sample has enough.
 
         Raises:
-            EndpointError: the endpoint cannot be reached, refuses for good, or answers none of the sizes.
+            EndpointError: the endpoint cannot be reached, or refuses for good.
             StoppedError: it is not ready within the longest outage allowed.
         """
         answers: list[ProbeAnswer] = []
-        refused: dict[int, tuple[Failure, Verdict, int]] = {}
-        for rows, start in _places(sample.rows):
-            rows = self._affordable(rows, answers)
-            rows = sample.fit(start, rows, self._endpoint.max_body_bytes)
+        refusals: list[ProbeRefusal] = []
+        for size, start in _places(sample.rows, sizes):
+            rows = sample.fit(start, self._affordable(size, answers), max_bytes)
             if answers and rows <= answers[-1].rows:
                 continue
             payload = await anyio.to_thread.run_sync(sample.payload, start, start + rows)
@@ -109,15 +134,8 @@ class Prober:
             if isinstance(answer, ProbeAnswer):
                 answers.append(answer)
             else:
-                refused[rows] = (*answer, payload.nbytes)
-        if not answers:
-            raise _all_refused(self._endpoint, refused)
-        one_row_works = answers[0].rows == 1
-        return ProbeResult(
-            answers=tuple(answers),
-            min_rows=2 if not one_row_works and 1 in refused and answers[0].rows == 2 else 1,
-            one_row_works=one_row_works,
-        )
+                refusals.append(answer)
+        return ProbeResult(answers=tuple(answers), refusals=tuple(refusals))
 
     @staticmethod
     def _affordable(rows: int, answers: Sequence[ProbeAnswer]) -> int:
@@ -126,7 +144,7 @@ class Prober:
         slowest = max(answer.seconds / answer.rows for answer in answers[-1:])
         return max(_SIZES[-1], min(rows, int(_LARGEST_S / max(slowest, 1e-9))))
 
-    async def _ask(self, payload: Payload, rows: int, start: int) -> "ProbeAnswer | tuple[Failure, Verdict]":
+    async def _ask(self, payload: Payload, rows: int, start: int) -> ProbeAnswer | ProbeRefusal:
         began_s = self._clock()
         attempt = 0
         while True:
@@ -156,7 +174,13 @@ class Prober:
                 )
             waits = verdict.outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.NOT_READY)
             if not waits and attempt >= _PLAIN_TRIES:
-                return failure, verdict
+                return ProbeRefusal(
+                    rows=rows,
+                    failure=failure,
+                    hint=verdict.hint,
+                    body_bytes=payload.nbytes,
+                    content_type=payload.content_type if isinstance(payload, BytesPayload) else "Arrow",
+                )
             if waits and self._clock() - began_s > self._max_outage_s:
                 raise StoppedError(
                     f"{self._endpoint.name} was not ready within {self._max_outage_s:.0f} s: {failure.summary()}",
@@ -178,32 +202,12 @@ class Prober:
         )
 
 
-def _places(rows: int) -> list[tuple[int, int]]:
+def _places(rows: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
     """(size, start) of each probe within a sample of `rows` rows; different rows for each where there are enough."""
     places = []
     start = 0
-    for size in (*_SIZES, _LARGEST):
+    for size in sizes:
         size = min(size, rows)
         places.append((size, min(start, rows - size)))
         start += size
     return places
-
-
-def _all_refused(endpoint: Endpoint, refused: "dict[int, tuple[Failure, Verdict, int]]") -> EndpointError:
-    rows = max(refused)
-    failure, verdict, nbytes = refused[rows]
-    log = f" (log: {failure.log_stream_arn})" if failure.log_stream_arn else ""
-    sizes = ", ".join(str(size) for size in sorted(refused))
-    return EndpointError(
-        f"{endpoint.name} answered none of the probes (n = {sizes} rows, {nbytes:,} bytes for the largest):"
-        f" {failure.summary()}{log}",
-        hint=verdict.hint or "check --body, --content-type and which columns are sent (--send, --no-send)",
-    )
-
-
-def good_rows(sample: "pa.Table", result: ProbeResult) -> "pa.Table":
-    """Rows that the endpoint has answered, as few as it can answer at once."""
-    answer = result.answers[0]
-    return sample.slice(answer.start, answer.rows)
-
-

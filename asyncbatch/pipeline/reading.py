@@ -1,6 +1,6 @@
 """The first stage: a thread reads a block, splits off what cannot be sent, and encodes the rest once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,9 @@ class ReadPlan:
     """Keep the sent columns while a block is open: rows may have to be sent beside a known-good row."""
 
 
-def read_blocks(plan: ReadPlan, encoder: Encoder) -> Iterator[OpenBlock]:
+def read_blocks(
+    plan: ReadPlan, encoder: Encoder, on_empty_file: Callable[[InputFile], None]
+) -> Generator[OpenBlock, None, None]:
     """Read and encode the blocks that are not done, in row order. Blocking: each step runs in a thread."""
     number = 0
     left = plan.limit
@@ -53,6 +55,8 @@ def read_blocks(plan: ReadPlan, encoder: Encoder) -> Iterator[OpenBlock]:
             seen = max(seen, source_block.block.stop)
             yield _open(plan, encoder, source_block, number)
             number += 1
+        if seen == 0 and not done:
+            on_empty_file(file)
         if left is not None:
             left -= max([seen, *(stop for _, stop, _ in done)])
 
@@ -91,35 +95,52 @@ class Reader:
     """
 
     def __init__(
-        self, *, plan: ReadPlan, encoder: Encoder, budget: ByteBudget, row: RowFootprint, on_block: Callable[[], None]
+        self,
+        *,
+        plan: ReadPlan,
+        encoder: Encoder,
+        budget: ByteBudget,
+        row: RowFootprint,
+        on_block: Callable[[], None],
+        on_empty_file: Callable[[InputFile], None],
+        may_admit: Callable[[int], bool] | None = None,
     ) -> None:
+        """`may_admit(admitted)`: a consumer's own bound, besides the bytes; `on_empty_file` is called in a thread."""
         self._plan = plan
         self._encoder = encoder
         self._budget = budget
         self._row = row
         self._on_block = on_block
+        self._on_empty_file = on_empty_file
+        self._may_admit = may_admit
         self._room = anyio.Event()
         self._stopping = False
         self.blocks_read = 0
+        self.reached_end = False
 
-    def release(self, block: OpenBlock) -> None:
-        """`block` is committed or consumed: its bytes are free."""
-        self._budget.release(block.number)
-        self._room.set()
+    def release(self, block: int) -> None:
+        """Block number `block` is committed or consumed: its bytes are free."""
+        self._budget.release(block)
+        self.look_again()
 
     def stop(self) -> None:
         """Admit no further block."""
         self._stopping = True
+        self.look_again()
+
+    def look_again(self) -> None:
+        """There may be room for a block now."""
         self._room.set()
 
     async def run(self, queue: MemoryObjectSendStream[OpenBlock]) -> None:
         """Read until the end of the input or `stop()`; closes the queue. One thread hop a block."""
-        blocks = read_blocks(self._plan, self._encoder)
+        blocks = read_blocks(self._plan, self._encoder, self._on_empty_file)
         async with queue:
             try:
                 while await self._admitted():
                     block = await anyio.to_thread.run_sync(next, blocks, None)
                     if block is None:
+                        self.reached_end = True
                         self._budget.release(self.blocks_read)
                         break
                     self._budget.correct(block.number, self._bytes_of(block))
@@ -128,26 +149,19 @@ class Reader:
                     self._on_block()
             finally:
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(blocks.close)  # type: ignore[attr-defined]  # a generator
+                    await anyio.to_thread.run_sync(blocks.close)
         self._on_block()
 
     async def _admitted(self) -> bool:
         needed_bytes = int(self._row.total * self._plan.block_rows)
         while not self._stopping:
-            if self._budget.admit(self.blocks_read, needed_bytes):
+            welcome = self._may_admit is None or self._may_admit(self.blocks_read)
+            if welcome and self._budget.admit(self.blocks_read, needed_bytes):
                 return True
             self._room = anyio.Event()
             await self._room.wait()
         return False
 
     def _bytes_of(self, block: OpenBlock) -> int:
-        kept_bytes = block.source.table.get_total_buffer_size() if block.source.table.num_columns else 0
-        rows = block.encoded.rows
-        estimate = block.encoded.nbytes + 2 * _shared(kept_bytes, block) + self._row.answered * rows
+        estimate = block.encoded.nbytes + 2 * block.source.table.nbytes + self._row.answered * block.encoded.rows
         return max(1, int(estimate))
-
-
-def _shared(kept_bytes: int, block: OpenBlock) -> int:
-    """`get_total_buffer_size` counts whole buffers even where the block is a slice of them: never count more than nbytes."""
-    table: pa.Table = block.source.table
-    return min(kept_bytes, table.nbytes)

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 from collections import deque
+from collections.abc import Callable
 
 from asyncbatch.model import ChunkTarget, Kind
 from asyncbatch.pipeline.blocks import OpenBlock, Work
@@ -43,8 +44,10 @@ class WorkQueue:
         """When the next delayed piece is due; None if there is none."""
         return self._delayed[0][0] if self._delayed else None
 
-    def take(self, now_s: float, *, target: ChunkTarget, max_bytes: int, min_rows: int) -> Work | None:
-        """The next piece to send, cut now; None if there is nothing to send now."""
+    def take(
+        self, now_s: float, *, target: Callable[[], ChunkTarget], max_bytes: int, min_rows: int
+    ) -> Work | None:
+        """The next piece to send, cut now; None if there is nothing to send now. Asks for `target` only to cut."""
         while self._delayed and self._delayed[0][0] <= now_s:
             self._ready.append(heapq.heappop(self._delayed)[2])
         if self._ready:
@@ -52,9 +55,10 @@ class WorkQueue:
         if not self._blocks:
             return None
         block = self._blocks[0]
+        wanted = target()
         work = block.cut(
-            wanted_rows=target.rows,
-            max_bytes=min(target.bytes, max_bytes),
+            wanted_rows=wanted.rows,
+            max_bytes=min(wanted.bytes, max_bytes),
             min_rows=min_rows,
             chunk=next(self._chunks),
         )

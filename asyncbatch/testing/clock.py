@@ -14,11 +14,14 @@ class _JumpingSelector:
     def __init__(self, inner: selectors.BaseSelector) -> None:
         self._inner = inner
         self.now_s = 0.0
+        self.busy_threads: Callable[[], int] = lambda: 0
 
     def select(self, timeout: float | None = None) -> Any:
         ready = self._inner.select(0)
         if ready or timeout is None:
             return ready or self._inner.select(timeout)
+        if timeout > 0 and self.busy_threads():
+            return self._inner.select(0.05)
         self.now_s += max(0.0, timeout)
         return ready
 
@@ -29,7 +32,7 @@ class _JumpingSelector:
 class VirtualClockLoop(asyncio.SelectorEventLoop):
     """Starts at 0.0 s and jumps from timer to timer.
 
-    Threads and sockets work, but take no virtual time: while they are busy, timers may fire early.
+    Threads of anyio's default limiter work and take no virtual time. Sockets work, but timers may fire before a reply.
     """
 
     def __init__(self) -> None:
@@ -38,6 +41,10 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now_s
+
+    def wait_for_threads(self, busy_threads: Callable[[], int]) -> None:
+        """Do not jump while `busy_threads()` is above 0."""
+        self._jumping.busy_threads = busy_threads
 
     def _run_once(self) -> None:
         # asyncio adds its clock resolution to "now"; without a nudge a timer could be missed for ever.
@@ -48,5 +55,13 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 def run_with_virtual_clock(function: Callable[[], Awaitable[T]]) -> T:
     """Run `function` to its end under anyio, on a `VirtualClockLoop`."""
     import anyio
+    import anyio.to_thread
 
-    return anyio.run(function, backend="asyncio", backend_options={"loop_factory": VirtualClockLoop})
+    async def main() -> T:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualClockLoop)
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        loop.wait_for_threads(lambda: int(limiter.borrowed_tokens))
+        return await function()
+
+    return anyio.run(main, backend="asyncio", backend_options={"loop_factory": VirtualClockLoop})

@@ -1,0 +1,253 @@
+"""The Python API: `run`, `arun`, `stream`, `predict`. Keyword names are the option names of the command line with `_`."""
+
+import asyncio
+import importlib.util
+import queue
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.from_thread
+
+from asyncbatch.config import RunConfig
+from asyncbatch.errors import AsyncBatchError
+from asyncbatch.observe.report import RunReport
+from asyncbatch.pipeline.groups import flattened
+from asyncbatch.pipeline.job import Job, run_ordered, run_to_sink
+from asyncbatch.pipeline.planning import Prepared
+from asyncbatch.pipeline.preview import PlanReport, plan_to_report
+from asyncbatch.protocols import RunHook
+from asyncbatch.sink.stream import ReaderGoneError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+Progress = bool | Callable[[object], None]
+_BATCHES_AHEAD = 4
+
+
+def run(
+    source: object,
+    sink: str,
+    *,
+    session: object = None,
+    progress: Progress = False,
+    hooks: Sequence[RunHook] = (),
+    **options: Any,
+) -> RunReport:
+    """Run `source` through an endpoint into `sink`; the same call again goes on where an earlier one stopped.
+
+    Blocking. Under a running event loop (a notebook) it works in a thread of its own; an interrupt finishes the open
+    blocks and raises StoppedError.
+
+    Args:
+        source: path, folder, glob, or anything with `__arrow_c_stream__` (pyarrow, pandas, polars, DuckDB).
+        sink: `out/`, `out.parquet`, `out.csv`, `out.jsonl` or `-`.
+        session: a boto3 session, for SageMaker endpoints.
+        progress: True for a progress line on stderr, or a function that takes the events of `asyncbatch.observe.events`.
+        hooks: more of such functions.
+        **options: `endpoint=`, `body=`, `chunk_rows=` …: the names of `asyncbatch run --help` with `_` for `-`.
+
+    Raises:
+        ConfigError: an unknown option or a bad value.
+        AsyncBatchError: what ended the run; committed parts stay.
+    """
+    return run_job(
+        RunConfig.from_options(options), source, sink, session=session, hooks=_hooks(progress, hooks)
+    )
+
+
+async def arun(
+    source: object,
+    sink: str,
+    *,
+    session: object = None,
+    progress: Progress = False,
+    hooks: Sequence[RunHook] = (),
+    **options: Any,
+) -> RunReport:
+    """`run` for coroutines. Cancelling it leaves nothing half-committed and no task behind."""
+    job = Job(
+        RunConfig.from_options(options), source, sink=sink, hooks=_hooks(progress, hooks), session=session
+    )
+    return await run_to_sink(job, sink)
+
+
+async def stream(
+    source: object, *, session: object = None, hooks: Sequence[RunHook] = (), **options: Any
+) -> "AsyncIterator[pa.RecordBatch]":
+    """Score `source` and yield its rows with their predictions, in input order, as Arrow record batches.
+
+    Reads no further ahead than the byte budget (`max_memory`) and 16 blocks allow. Closing the iterator early ends the run.
+
+    Raises:
+        AsyncBatchError: what ended the run.
+    """
+    job = Job(RunConfig.from_options(options), source, sink=None, hooks=hooks, session=session)
+    send, receive = anyio.create_memory_object_stream["pa.RecordBatch"](0)
+
+    def start(prepared: Prepared) -> "Callable[[pa.Table], None]":
+        return lambda table: anyio.from_thread.run(_send_all, send, table)
+
+    async def produce() -> None:
+        with flattened():
+            async with send:
+                await run_ordered(job, start)
+
+    task = asyncio.create_task(produce())
+    try:
+        async for batch in receive:
+            yield batch
+        await task
+    finally:
+        receive.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _send_all(send: Any, table: "pa.Table") -> None:
+    try:
+        for batch in table.to_batches():
+            await send.send(batch)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        raise ReaderGoneError("the reader of the stream closed it") from error
+
+
+def predict(
+    data: object, *, session: object = None, hooks: Sequence[RunHook] = (), **options: Any
+) -> "pa.Table | pa.RecordBatchReader":
+    """Score data in memory: a table gives a `pyarrow.Table`, a `pyarrow.RecordBatchReader` gives a reader of the results.
+
+    Blocking; works under a running event loop. The reader is lazy: what is not read is not scored, bar what is read ahead.
+
+    Raises:
+        AsyncBatchError: what ended the run.
+    """
+    import pyarrow as pa
+
+    job = Job(RunConfig.from_options(options), data, sink=None, hooks=hooks, session=session)
+    if isinstance(data, pa.RecordBatchReader):
+        return _predict_lazily(job)
+    tables: list[pa.Table] = []
+    schemas: list[pa.Schema] = []
+
+    def start(prepared: Prepared) -> "Callable[[pa.Table], None]":
+        schemas.append(prepared.shape.schema)
+        return tables.append
+
+    async def main() -> None:
+        with flattened():
+            await run_ordered(job, start)
+
+    _blocking(main, job)
+    return pa.concat_tables(tables) if tables else schemas[0].empty_table()
+
+
+def _predict_lazily(job: Job) -> "pa.RecordBatchReader":
+    import pyarrow as pa
+
+    ready: queue.Queue[Any] = queue.Queue(maxsize=_BATCHES_AHEAD)
+    closed = threading.Event()
+
+    def put(item: object) -> None:
+        while not closed.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise ReaderGoneError("the reader of the stream closed it")
+
+    def start(prepared: Prepared) -> "Callable[[pa.Table], None]":
+        put(prepared.shape.schema)
+        return put
+
+    async def main() -> None:
+        try:
+            with flattened():
+                await run_ordered(job, start)
+        except AsyncBatchError as error:
+            end: object = error
+        else:
+            end = None
+        await anyio.to_thread.run_sync(put, end)
+
+    thread = threading.Thread(target=lambda: _run_quietly(main), name="asyncbatch-predict", daemon=True)
+    thread.start()
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield from item.to_batches()
+        finally:
+            closed.set()
+
+    first = ready.get()
+    if isinstance(first, BaseException):
+        raise first
+    return pa.RecordBatchReader.from_batches(first, batches())
+
+
+def _run_quietly(main: Callable[[], Awaitable[None]]) -> None:
+    try:
+        anyio.run(main, backend_options=backend_options())
+    except ReaderGoneError:
+        pass  # nobody reads on: that is how it ends
+
+
+def run_job(
+    config: RunConfig, source: object, sink: str, *, session: object = None, hooks: Sequence[RunHook] = ()
+) -> RunReport:
+    """`run` for options already parsed, such as those of the command line."""
+    job = Job(config, source, sink=sink, hooks=hooks, session=session)
+    return _blocking(lambda: run_to_sink(job, sink), job)
+
+
+def plan_job(
+    config: RunConfig,
+    source: object,
+    sink: str | None = None,
+    *,
+    session: object = None,
+    hooks: Sequence[RunHook] = (),
+) -> PlanReport:
+    """What a run would do; nothing is written."""
+    return anyio.run(
+        lambda: plan_to_report(config, source, sink, hooks=hooks, session=session),
+        backend_options=backend_options(),
+    )
+
+
+def backend_options() -> dict[str, Any]:
+    """For `anyio.run`: uvloop where it is installed."""
+    return {"use_uvloop": sys.platform != "win32" and importlib.util.find_spec("uvloop") is not None}
+
+
+def _blocking(main: Callable[[], Awaitable[T]], job: Job) -> T:
+    """Run `main` to its end: here, or in a thread of its own where a loop is running already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(main, backend_options=backend_options())
+    with anyio.from_thread.start_blocking_portal(backend_options=backend_options()) as portal:
+        future = portal.start_task_soon(main)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            portal.call(job.stop, "interrupted")
+            return future.result()
+
+
+def _hooks(progress: Progress, hooks: Sequence[RunHook]) -> tuple[RunHook, ...]:
+    if progress is False:
+        return tuple(hooks)
+    if progress is True:
+        from asyncbatch.observe.progress import ProgressLine
+
+        return (ProgressLine(sys.stderr), *hooks)
+    return (progress, *hooks)

@@ -1,0 +1,355 @@
+"""One job from the command to the report: plan or resume, run, finish, tell."""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from asyncbatch.config import RunConfig, flag
+from asyncbatch.endpoint import make_endpoint
+from asyncbatch.errors import AsyncBatchError, ConfigError, OutputError
+from asyncbatch.model import InputFile
+from asyncbatch.observe.events import Event, RunFinished, RunPlanned, Warned
+from asyncbatch.observe.metrics import MetricsCollector
+from asyncbatch.observe.report import RunReport, Status, done_status, make_report, write_report
+from asyncbatch.pipeline.controllers import concurrency_ceiling
+from asyncbatch.pipeline.groups import flattened
+from asyncbatch.pipeline.planning import Prepared, prepare
+from asyncbatch.pipeline.running import Run, RunTools
+from asyncbatch.pipeline.signals import stop_on_signals
+from asyncbatch.protocols import Endpoint, RunHook, Source
+from asyncbatch.sink import Output, Plan, StreamSink, TextWriter, locate, open_sink, plan_differences
+from asyncbatch.sink.lease import HEARTBEAT_S
+from asyncbatch.source import open_source
+
+_STREAM_BLOCKS = 16
+"""Blocks that may be open while a stream waits for the oldest."""
+
+
+class Job:
+    """What a run, a plan and the Python API share: opened source and endpoint, metrics, events, clock."""
+
+    def __init__(
+        self, config: RunConfig, source: object, *, sink: str | None, hooks: Sequence[RunHook] = (), session: object = None
+    ) -> None:
+        self.config = config
+        self.source_spec = source if isinstance(source, str) else f"<{type(source).__name__}>"
+        self.sink_spec = sink
+        self.job_id = ""
+        self.warnings: list[str] = []
+        self.on_stop: Callable[[str], None] | None = None
+        self.started_at = datetime.now(UTC)
+        self._raw_source = source
+        self._hooks = hooks
+        self._session = session
+        self.tools = RunTools(
+            clock=time.monotonic,
+            rng=random.Random(),
+            metrics=MetricsCollector(clock=time.monotonic),
+            emit=self.emit,
+        )
+
+    def emit(self, event: Event) -> None:
+        """Tell every hook; keep warnings for the report."""
+        if isinstance(event, Warned):
+            self.warnings.append(event.message)
+        for hook in self._hooks:
+            hook(event)
+
+    async def open(self, stack: AsyncExitStack) -> tuple[Source, Endpoint]:
+        """Open source and endpoint; both are closed with `stack`, whatever happens."""
+        if not self.config.endpoint.endpoint:
+            raise ConfigError(
+                "no endpoint is named", hint="-e NAME, -e http://host/invocations or -e python:module:function"
+            )
+        endpoint = make_endpoint(self.config, session=self._session)
+        source = await anyio.to_thread.run_sync(open_source, self._raw_source, self.config.input)
+        stack.callback(source.close)
+        stack.push_async_callback(_close, endpoint)
+        await endpoint.open(concurrency=concurrency_ceiling(self.config))
+        for advice in getattr(endpoint, "advice", ()):
+            self.emit(Warned(message=advice))
+        return source, endpoint
+
+    async def prepare(self, source: Source, endpoint: Endpoint, planned: Plan | None) -> Prepared:
+        """See `planning.prepare`; probes are counted as requests of the run."""
+        metrics = self.tools.metrics
+
+        def record(sample: Any) -> None:
+            metrics.started()
+            metrics.finished(sample)
+
+        return await prepare(
+            self.config,
+            source,
+            endpoint,
+            planned=planned,
+            clock=self.tools.clock,
+            rng=self.tools.rng,
+            record=record,
+        )
+
+    def stop(self, reason: str) -> None:
+        """End the run in order, on the loop it runs on; a run that has not begun is cancelled by its caller."""
+        if self.on_stop is not None:
+            self.on_stop(reason)
+
+    def announce(self, prepared: Prepared, *, rows: int | None, resumed: int) -> None:
+        self.tools.metrics.planned(rows_total=rows, rows_resumed=resumed)
+        self.emit(
+            RunPlanned(
+                job_id=self.job_id,
+                endpoint=prepared.endpoint.name,
+                rows=rows,
+                resumed_rows=resumed,
+                files=len(prepared.source.files),
+                blocks=_blocks(prepared, self.config.input.limit),
+                block_rows=prepared.block_rows,
+                columns_sent=prepared.selection.send,
+            )
+        )
+
+    def report(self, status: Status, exit_code: int, *, reason: str = "") -> RunReport:
+        return make_report(
+            config=self.config,
+            totals=self.tools.metrics.totals(),
+            status=status,
+            exit_code=exit_code,
+            reason=reason,
+            job_id=self.job_id,
+            endpoint=self.config.endpoint.endpoint,
+            source=self.source_spec,
+            sink=self.sink_spec,
+            started_at=self.started_at,
+            warnings=self.warnings,
+        )
+
+    def done(self) -> RunReport:
+        status, exit_code = done_status(self.config, self.tools.metrics.totals())
+        return self.report(status, exit_code)
+
+
+async def run_to_sink(job: Job, sink: str) -> RunReport:
+    """Run the whole input through the endpoint into `sink`, or go on where an earlier run stopped.
+
+    Raises:
+        AsyncBatchError: what ended it; parts committed so far stay, and the same command goes on from there.
+    """
+    try:
+        with flattened():
+            location = locate(sink, format=job.config.output.format)
+            report = await (_to_stream(job) if location.kind == "stream" else _to_output(job, sink))
+    except AsyncBatchError as error:
+        report = job.report(
+            "stopped" if error.exit_code == 75 else "failed", error.exit_code, reason=error.message
+        )
+        _tell(job, report)
+        raise
+    _tell(job, report)
+    return report
+
+
+def _tell(job: Job, report: RunReport) -> None:
+    if job.config.output.report is not None:
+        write_report(report, job.config.output.report)
+    job.emit(RunFinished(report=report))
+
+
+async def _to_output(job: Job, sink: str) -> RunReport:
+    config = job.config
+    async with AsyncExitStack() as stack:
+        # Bad input is said before anything is made on disk.
+        source, endpoint = await job.open(stack)
+        output = await anyio.to_thread.run_sync(
+            lambda: open_sink(sink, format=config.output.format, overwrite=config.failure.overwrite)
+        )
+        stack.push_async_callback(_in_thread, output.close)
+        planned = output.plan
+        if planned is not None:
+            job.job_id = planned.job_id
+            _check_resumable(planned, config, source, endpoint, sink)
+            if output.finished:
+                rows = sum(file.rows or 0 for file in planned.files)
+                job.tools.metrics.planned(rows_total=rows, rows_resumed=rows)
+                return job.done()
+        prepared = await job.prepare(source, endpoint, planned)
+        plan = prepared.as_plan(config, job.source_spec)
+        if planned is None:
+            plan = await anyio.to_thread.run_sync(output.start, plan)
+        job.job_id = plan.job_id
+        return await _run_to_output(job, prepared, output)
+
+
+async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunReport:
+    sink = output.sink
+    done = await anyio.to_thread.run_sync(
+        lambda: {file.number: sink.done(file.number) for file in prepared.source.files}
+    )
+    resumed = sum(stop - start for ranges in done.values() for start, stop, _ in ranges)
+    total = total_rows(prepared.source, job.config.input.limit)
+    job.announce(prepared, rows=total, resumed=resumed)
+    run = Run(
+        config=job.config,
+        prepared=prepared,
+        sink=sink,
+        tools=job.tools,
+        done=done,
+        rows_left=None if total is None else total - resumed,
+        finished_rows=resumed,
+        on_empty_file=lambda file: sink.end_file(file.number, rows=0, size_bytes=file.size_bytes),
+    )
+    job.on_stop = run.stop
+    try:
+        async with anyio.create_task_group() as tasks, stop_on_signals(run.stop):
+            tasks.start_soon(_keep_lease, output)
+            await run.run()
+            tasks.cancel_scope.cancel()
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            report = job.report("stopped", 75)
+            await anyio.to_thread.run_sync(output.write_report, report.to_dict())
+        raise
+    report = job.done()
+    manifest = await anyio.to_thread.run_sync(output.finish, report.to_dict())
+    if manifest is None:
+        missing = output.missing()
+        raise OutputError(
+            f"{len(missing)} ranges of {output.location.spec} are missing at the end of the run",
+            hint="the same command writes them",
+        )
+    return report
+
+
+async def _to_stream(job: Job) -> RunReport:
+    """Standard output: in row order, nothing kept, so nothing to resume."""
+    writer: list[TextWriter] = []
+    job.emit(Warned(message="standard output cannot be resumed", hint="give a file or a folder as SINK to be able to"))
+
+    def start(prepared: Prepared) -> Callable[[Any], None]:
+        writer.append(
+            TextWriter(
+                sys.stdout.buffer,
+                format=locate("-", format=job.config.output.format).format,
+                schema=prepared.shape.schema,
+            )
+        )
+        return writer[0].write
+
+    await run_ordered(job, start)
+    await anyio.to_thread.run_sync(writer[0].finish)
+    return job.done()
+
+
+async def run_ordered(job: Job, start: Callable[[Prepared], Callable[[Any], None]]) -> None:
+    """Run the whole input; `start(prepared)` gives the function that takes each table, in row order, in a thread."""
+    async with AsyncExitStack() as stack:
+        source, endpoint = await job.open(stack)
+        prepared = await job.prepare(source, endpoint, None)
+        emit = start(prepared)
+        total = total_rows(source, job.config.input.limit)
+        job.announce(prepared, rows=total, resumed=0)
+        loop = asyncio.get_running_loop()
+        given = 0
+
+        def emitted(block: object) -> None:
+            loop.call_soon_threadsafe(consumed)
+
+        def consumed() -> None:
+            nonlocal given
+            run.consumed(given)
+            given += 1
+
+        # In row order, so the n-th block given out is block n. Never wait for the loop here: it may wait for this thread.
+        sink = StreamSink(
+            files=[file.number for file in source.files],
+            window=_STREAM_BLOCKS,
+            emit=emit,
+            emitted=emitted,
+        )
+        run = Run(
+            config=job.config,
+            prepared=prepared,
+            sink=sink,
+            tools=job.tools,
+            done={},
+            rows_left=total,
+            on_empty_file=lambda file: sink.end_file(file.number),
+            may_admit=lambda admitted: admitted - given < _STREAM_BLOCKS,
+            consumed_later=True,
+        )
+        job.on_stop = run.stop
+        async with stop_on_signals(run.stop):
+            await run.run()
+
+
+def _check_resumable(
+    planned: Plan, config: RunConfig, source: Source, endpoint: Endpoint, sink: str
+) -> None:
+    """Raises OutputError if the command differs from the plan in what a part holds."""
+    if not source.resumable:
+        raise OutputError(
+            f"{sink} was begun before, and an in-memory input cannot be told to be the same",
+            hint="choose another output, or --overwrite to start anew",
+        )
+    now = Plan(
+        files=tuple(source.files),
+        block_rows=planned.block_rows,
+        schema=planned.schema,
+        reply=planned.reply,
+        options=config.semantic(),
+        endpoint=dict(endpoint.identity),
+        source=planned.source,
+        min_rows=planned.min_rows,
+    )
+    differences = plan_differences(planned, now)
+    if differences:
+        listed = "; ".join(str(difference) for difference in differences[:5])
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise OutputError(
+            f"{sink} belongs to a job that differs from this command: {listed}{more}",
+            hint=f"give the same command to go on, choose another output, or {flag('overwrite')} to start anew",
+        )
+
+
+def total_rows(source: Source, limit: int | None) -> int | None:
+    """Rows of the input within `limit`; None where only reading tells."""
+    rows = [file.rows for file in source.files]
+    if any(count is None for count in rows):
+        return None
+    total = sum(count for count in rows if count is not None)
+    return total if limit is None else min(total, limit)
+
+
+def _blocks(prepared: Prepared, limit: int | None) -> int | None:
+    left = total_rows(prepared.source, limit)
+    if left is None:
+        return None
+    blocks = 0
+    for file in prepared.source.files:
+        rows = min(left, file.rows or 0)
+        blocks += -(-rows // prepared.block_rows)
+        left -= rows
+    return blocks
+
+
+async def _close(endpoint: Endpoint) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(10):
+        await endpoint.aclose()
+
+
+async def _in_thread(function: Callable[[], object]) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(function)
+
+
+async def _keep_lease(output: Output) -> None:
+    while True:
+        await anyio.sleep(HEARTBEAT_S)
+        await anyio.to_thread.run_sync(output.heartbeat)

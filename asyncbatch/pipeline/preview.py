@@ -1,0 +1,139 @@
+"""What `asyncbatch plan` tells: what a run would do, from the same preparation, with nothing written."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import anyio.to_thread
+
+from asyncbatch.config import RunConfig
+from asyncbatch.observe import text
+from asyncbatch.pipeline.groups import flattened
+from asyncbatch.pipeline.job import Job, total_rows
+from asyncbatch.pipeline.planning import Prepared
+from asyncbatch.protocols import RunHook
+from asyncbatch.sink import locate
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What a run would do."""
+
+    schema_version: int = SCHEMA_VERSION
+    endpoint: str
+    source: str
+    sink: str | None
+    files: int
+    rows: int | None
+    """None where only reading to the end tells (CSV, JSON Lines)."""
+    input_bytes: int
+    columns_sent: Sequence[str]
+    columns_kept: Sequence[str]
+    body: str
+    body_bytes_per_row: float
+    reply: str
+    """How replies are read, in words."""
+    reply_bytes_per_row: float
+    output: Mapping[str, str]
+    """Output column to Arrow type, in order."""
+    block_rows: int
+    blocks: int | None
+    min_rows: int
+    probe_latency_s: Mapping[str, float]
+    """Seconds of each answered probe, by its rows."""
+    seconds_per_row: float
+    """Marginal seconds of one more row in one slot."""
+    request_bytes_total: float | None
+    seconds_one_slot: float | None
+    """The whole input through one slot at the rate of the largest probe; a run uses many."""
+    resumable: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Lines for people, without a final line end."""
+        rows = "rows unknown until read" if self.rows is None else text.plural(self.rows, "row")
+        blocks = "" if self.blocks is None else f" = {text.plural(self.blocks, 'block')}"
+        latency = " · ".join(
+            f"{rows} rows {text.latency(seconds)}" for rows, seconds in self.probe_latency_s.items()
+        )
+        lines = [
+            f"source    {self.source}: {text.plural(self.files, 'file')}, {rows}, {text.size(self.input_bytes)}",
+            f"send      {_names(self.columns_sent)} as {self.body}, {self.body_bytes_per_row:,.0f} bytes a row",
+            f"endpoint  {self.endpoint}: {latency or 'not asked, the input has no rows'}",
+            f"reply     {self.reply}, {self.reply_bytes_per_row:,.0f} bytes a row",
+            f"blocks    {self.block_rows:,} rows each{blocks}",
+            f"output    {self.sink or 'no SINK given'}: "
+            + ", ".join(f"{name} {kind}" for name, kind in self.output.items()),
+        ]
+        if self.min_rows > 1:
+            lines.append(f"note      the endpoint cannot answer fewer than {self.min_rows} rows: such requests are padded")
+        if self.seconds_one_slot is not None:
+            lines.append(
+                f"estimate  {text.duration(self.seconds_one_slot)} with one request in flight;"
+                f" {text.size(int(self.request_bytes_total or 0))} to send"
+            )
+        return "\n".join(lines)
+
+
+def _names(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more columns" if len(names) > most else shown
+
+
+async def plan_to_report(
+    config: RunConfig,
+    source: object,
+    sink: str | None,
+    *,
+    hooks: Sequence[RunHook] = (),
+    session: object = None,
+) -> PlanReport:
+    """Prepare a run and describe it; nothing is written.
+
+    Raises:
+        AsyncBatchError: what would keep the run from starting.
+    """
+    job = Job(config, source, sink=sink, hooks=hooks, session=session)
+    if sink is not None:
+        await anyio.to_thread.run_sync(lambda: locate(sink, format=config.output.format))
+    with flattened():
+        async with AsyncExitStack() as stack:
+            opened, endpoint = await job.open(stack)
+            prepared = await job.prepare(opened, endpoint, None)
+            return _report(job, prepared, total_rows(opened, config.input.limit))
+
+
+def _report(job: Job, prepared: Prepared, rows: int | None) -> PlanReport:
+    probes = prepared.probes
+    last = probes.answers[-1] if probes.answers else None
+    return PlanReport(
+        endpoint=prepared.endpoint.name,
+        source=job.source_spec,
+        sink=job.sink_spec,
+        files=len(prepared.source.files),
+        rows=rows,
+        input_bytes=sum(file.size_bytes for file in prepared.source.files),
+        columns_sent=prepared.selection.send,
+        columns_kept=prepared.selection.keep,
+        body=job.config.request.body,
+        body_bytes_per_row=probes.body_bytes_per_row,
+        reply=prepared.layout.describe(),
+        reply_bytes_per_row=probes.reply_bytes_per_row,
+        output={field.name: str(field.type) for field in prepared.shape.schema},
+        block_rows=prepared.block_rows,
+        blocks=None if rows is None else math.ceil(rows / prepared.block_rows),
+        min_rows=prepared.min_rows,
+        probe_latency_s={str(answer.rows): answer.seconds for answer in probes.answers},
+        seconds_per_row=probes.seconds_per_row,
+        request_bytes_total=None if rows is None else rows * probes.body_bytes_per_row,
+        seconds_one_slot=None if rows is None or last is None else rows * last.seconds / last.rows,
+        resumable=prepared.source.resumable,
+    )
+

@@ -1,0 +1,236 @@
+"""The path of one run, wired: reader, queue, flow, assembly, sink. Ends in order, whatever ends it."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+
+from asyncbatch.config import RunConfig
+from asyncbatch.control.breaker import Breaker
+from asyncbatch.control.budget import ByteBudget
+from asyncbatch.errors import StoppedError, TooManyRejectsError
+from asyncbatch.model import InputFile
+from asyncbatch.observe.events import Event, PartCommitted, Progressed, RowsRejected, Stopping
+from asyncbatch.observe.metrics import MetricsCollector
+from asyncbatch.pipeline.assembling import assemble
+from asyncbatch.pipeline.blocks import OpenBlock
+from asyncbatch.pipeline.flow import Flow, FlowOptions
+from asyncbatch.pipeline.gate import Gate
+from asyncbatch.pipeline.invoking import Invoker
+from asyncbatch.pipeline.planning import Prepared
+from asyncbatch.pipeline.reading import DoneRange, Reader, ReadPlan
+from asyncbatch.protocols import Sink
+
+_QUEUE_BLOCKS = 2
+_WRITERS = 2
+_TICK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTools:
+    """What a run is given from outside, so that tests can give something else."""
+
+    clock: Callable[[], float]
+    rng: random.Random
+    metrics: MetricsCollector
+    emit: Callable[[Event], None]
+
+
+class Run:
+    """One pass over the blocks that are not done. Not reusable."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        prepared: Prepared,
+        sink: Sink,
+        tools: RunTools,
+        done: Mapping[int, Sequence[DoneRange]],
+        rows_left: int | None,
+        finished_rows: int = 0,
+        on_empty_file: Callable[[InputFile], None],
+        may_admit: Callable[[int], bool] | None = None,
+        consumed_later: bool = False,
+    ) -> None:
+        """What is to be done with what.
+
+        Args:
+            rows_left: rows not done yet; None where only reading tells.
+            finished_rows: rows that earlier runs committed.
+            on_empty_file: told of an input file without rows; called in a thread.
+            may_admit: a consumer's own bound on blocks, besides the bytes.
+            consumed_later: a written block still holds its bytes; the consumer calls `consumed`.
+        """
+        self._config = config
+        self._prepared = prepared
+        self._sink = sink
+        self._tools = tools
+        self._finished_rows = finished_rows
+        self._rejected_rows = 0
+        self._writers = anyio.CapacityLimiter(_WRITERS)
+        self._stop_reason: str | None = None
+        self._scope = anyio.CancelScope()
+        speed, failure = config.speed, config.failure
+        controller = prepared.controller
+        self._controller = controller
+        breaker = Breaker(max_outage_s=failure.max_outage, started_s=tools.clock())
+        self._budget = ByteBudget(capacity_bytes=speed.max_memory)
+        self._flow = Flow(
+            invoker=Invoker(
+                endpoint=prepared.endpoint,
+                encoder=prepared.encoder,
+                decoder=prepared.decoder,
+                timeout_s=failure.request_timeout,
+                clock=tools.clock,
+                good_rows=prepared.good_rows,
+            ),
+            controller=controller,
+            gate=Gate(controller=controller, breaker=breaker, rate=speed.rate, row_rate=speed.row_rate),
+            breaker=breaker,
+            options=FlowOptions(
+                max_payload_bytes=min(speed.max_payload, prepared.endpoint.max_body_bytes),
+                max_retries=failure.max_retries,
+                max_outage_s=failure.max_outage,
+                min_rows=prepared.min_rows,
+                one_row_works=prepared.one_row_works,
+            ),
+            metrics=tools.metrics,
+            emit=tools.emit,
+            rejected=self._rejected,
+            finish=self._finish,
+            clock=tools.clock,
+            rng=tools.rng,
+        )
+        self._flow.note_unread_rows(rows_left)
+        self._reader = Reader(
+            plan=ReadPlan(
+                source=prepared.source,
+                files=tuple(prepared.source.files),
+                send=prepared.selection.send,
+                keep=prepared.selection.keep,
+                read=prepared.selection.read,
+                block_rows=prepared.block_rows,
+                limit=config.input.limit,
+                done={number: list(ranges) for number, ranges in done.items()},
+                keep_sent=not prepared.one_row_works,
+            ),
+            encoder=prepared.encoder,
+            budget=self._budget,
+            row=prepared.row,
+            on_block=self._flow.wake,
+            on_empty_file=on_empty_file,
+            may_admit=may_admit,
+        )
+        self._consumed_later = consumed_later
+
+    # -- from outside ----------------------------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Admit no further block; finish the open ones within the grace; then `run` raises StoppedError."""
+        if self._stop_reason is not None:
+            return
+        self._stop_reason = reason
+        self._tools.emit(Stopping(reason=reason))
+        self._reader.stop()
+        self._scope.deadline = anyio.current_time() + self._config.failure.grace
+
+    def consumed(self, block: int) -> None:
+        """A consumer took block number `block`: its bytes are free, and admission may go on."""
+        self._reader.release(block)
+
+    async def run(self) -> None:
+        """Until every block is finished.
+
+        Raises:
+            StoppedError: stopped on purpose before the end; the same command goes on.
+            AsyncBatchError: whatever ended the run; what is committed stays.
+        """
+        send, receive = anyio.create_memory_object_stream[OpenBlock](_QUEUE_BLOCKS)
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._tick)
+                    if self._config.failure.deadline is not None:
+                        tasks.start_soon(self._watch_deadline, self._config.failure.deadline)
+                    async with anyio.create_task_group() as path:
+                        path.start_soon(self._reader.run, send)
+                        path.start_soon(self._flow.run, receive)
+                    tasks.cancel_scope.cancel()
+        finally:
+            send.close()
+            receive.close()
+            self._tools.emit(self._progress())
+        if self._stop_reason is not None and not (self._reader.reached_end and self._flow.open_blocks == 0):
+            raise StoppedError(
+                f"stopped before the end: {self._stop_reason}", hint="the same command goes on from here"
+            )
+
+    # -- the last stage --------------------------------------------------------------------------------------------
+
+    async def _finish(self, block: OpenBlock) -> None:
+        with anyio.CancelScope(shield=True):  # a commit is not interrupted half-way
+            await anyio.to_thread.run_sync(self._write, block, limiter=self._writers)
+        rejected = len(block.rejects)
+        rows_out = block.block.rows - (rejected if self._prepared.shape.drops else 0)
+        self._finished_rows += block.block.rows
+        self._tools.metrics.committed(rows_in=block.block.rows, rows_out=rows_out)
+        if block.source.rejects:
+            code, message = block.source.rejects[0].code, block.source.rejects[0].message
+            self._rejected(len(block.source.rejects), code, message)
+        self._tools.emit(PartCommitted(block=block.block, rows_out=rows_out, rows_rejected=rejected))
+        if not self._consumed_later:
+            self._reader.release(block.number)
+
+    def _write(self, block: OpenBlock) -> None:
+        table, rejects = assemble(block, self._prepared.decoder, self._prepared.shape)
+        block.results.clear()
+        self._sink.write(
+            block.block,
+            table,
+            rejects=rejects,
+            variants=block.variants,
+            end_offset=block.source.end_offset,
+            last=block.source.last,
+        )
+
+    def _rejected(self, rows: int, code: str, message: str) -> None:
+        self._rejected_rows += rows
+        self._tools.metrics.rejected(rows, code=code)
+        self._tools.emit(RowsRejected(count=rows, code=code, message=message))
+        failure = self._config.failure
+        if failure.on_error == "fail":
+            raise TooManyRejectsError(
+                f"a row was rejected under --on-error fail: {code}: {message}",
+                hint="--on-error null keeps such rows with a null prediction; plan --show 1 prints a request",
+            )
+        if failure.max_errors is not None and failure.max_errors.exceeded(
+            self._rejected_rows, max(self._finished_rows, self._rejected_rows)
+        ):
+            raise TooManyRejectsError(
+                f"{self._rejected_rows:,} rows were rejected, more than --max-errors {failure.max_errors};"
+                f" the last: {code}: {message}",
+                hint="what is committed stays; raise --max-errors to go on from here",
+            )
+
+    # -- beside the path -------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            self._tools.emit(self._progress())
+            await anyio.sleep(_TICK_S)
+
+    def _progress(self) -> Progressed:
+        return Progressed(
+            snapshot=self._tools.metrics.snapshot(
+                limit=self._controller.concurrency(),
+                chunk_rows=self._flow.chunk_rows,
+                blocks_open=self._flow.open_blocks,
+            )
+        )
+
+    async def _watch_deadline(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        self.stop(f"the deadline of {seconds:g} s is reached")

@@ -1,0 +1,43 @@
+"""SIGINT and SIGTERM: once ends the run in order, twice at once."""
+
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskStatus
+
+LEAVE_NOW = 130
+"""Exit code after a second signal."""
+
+
+@asynccontextmanager
+async def stop_on_signals(stop: Callable[[str], None]) -> AsyncIterator[None]:
+    """Call `stop("SIGTERM received")` at the first signal; leave the process at the second.
+
+    Nothing committed is lost by leaving: parts are durable before they are visible. Outside the main thread (a notebook,
+    a worker) signals belong to somebody else and nothing is installed. Works as process 1, for which the kernel has no
+    default action.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_watch, stop)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+async def _watch(stop: Callable[[str], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        seen = 0
+        async for number in signals:
+            seen += 1
+            if seen > 1:
+                os._exit(LEAVE_NOW)
+            stop(f"{signal.Signals(number).name} received")
