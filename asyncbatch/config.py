@@ -17,10 +17,12 @@ from asyncbatch.units import (
     IntRange,
     MaxErrors,
     parse_bool,
+    parse_count,
     parse_duration,
     parse_headers,
     parse_max_errors,
     parse_names,
+    parse_number,
     parse_positive,
     parse_range,
     parse_size,
@@ -176,7 +178,7 @@ class ReplyConfig:
         help="name of the prediction column")
     error_name: str = option("error", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
         help="name of the error column")
-    threshold: float | None = option(None, panel=_REP, metavar="X", parse=float, semantic=True,
+    threshold: float | None = option(None, panel=_REP, metavar="X", parse=parse_number, semantic=True,
         help="add a 0/1 label: prediction > X", default_text="no label")
     predicted_label_name: str = option("predicted_label", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
         help="name of the label column")
@@ -212,7 +214,7 @@ class FailureConfig:
         help="how long one request may take", default_text="70s")
     connect_timeout: float = option(10.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
         help="how long connecting may take", default_text="10s")
-    max_retries: int = option(6, panel=_FAIL, metavar="N", parse=lambda v: _count(v),
+    max_retries: int = option(6, panel=_FAIL, metavar="N", parse=parse_count,
         help="retries of one chunk after failures; throttling does not count")
     max_errors: MaxErrors | None = option(None, panel=_FAIL, metavar="N|P%", parse=parse_max_errors,
         help="stop when more rows than this are rejected; within it the exit code is 0", default_text="no limit")
@@ -382,16 +384,9 @@ def _one_character(value: Any) -> str:
 
 
 def _positive_float(value: Any) -> float:
-    number = float(value)
-    if not number > 0 or number == float("inf"):
+    number = parse_number(value)
+    if not number > 0:
         raise ValueError("must be above 0")
-    return number
-
-
-def _count(value: Any) -> int:
-    number = int(value)
-    if number < 0:
-        raise ValueError("must be 0 or more")
     return number
 
 

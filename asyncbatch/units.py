@@ -96,10 +96,35 @@ def parse_bool(value: Any) -> bool:
     raise ValueError("expected true or false")
 
 
+def parse_count(value: Any) -> int:
+    """A whole number, 0 or more; `1_000` and `1,000` too."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = int(str(value).replace("_", "").replace(",", ""))
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+    if number < 0:
+        raise ValueError("must be 0 or more")
+    return number
+
+
+def parse_number(value: Any) -> float:
+    """A finite number."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a number") from None
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number")
+    return number
+
+
 def parse_positive(value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError("expected a whole number")
-    number = int(str(value).replace("_", "").replace(",", ""))
+    """A whole number, 1 or more."""
+    number = parse_count(value)
     if number < 1:
         raise ValueError("must be 1 or more")
     return number
@@ -207,11 +232,8 @@ def parse_max_errors(value: Any) -> MaxErrors:
         return value
     text = str(value).strip()
     if text.endswith("%"):
-        share = float(text[:-1]) / 100
+        share = parse_number(text[:-1]) / 100
         if not 0 <= share <= 1:
             raise ValueError("expected 0% to 100%")
         return MaxErrors(share=share)
-    rows = int(text)
-    if rows < 0:
-        raise ValueError("must be 0 or more")
-    return MaxErrors(rows=rows)
+    return MaxErrors(rows=parse_count(text))

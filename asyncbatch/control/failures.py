@@ -1,10 +1,12 @@
 """What is done about a failed invocation: the whole failure table, in one pure function.
 
-A rule looks at the error name first, then at the message; the HTTP status is the fallback, except 413, which says what it
-means whatever it is called. The first rule that fits decides. Nothing is counted or remembered here: how often to retry,
-when to bisect and when an endpoint is given up is the business of the caller, who knows the history.
+A rule looks at the error name first, then at the message; the HTTP status is the fallback, except 413, which
+says what it means whatever it is called. The first rule that fits decides. Nothing is counted or remembered
+here: how often to retry, when to bisect and when an endpoint is given up is decided by the caller, who knows
+the history.
 
-Sources of the names: the SageMaker Runtime service model, the common errors of AWS, botocore's list of throttling codes.
+Sources of the names: the SageMaker Runtime service model, the common errors of AWS, and botocore's list of
+throttling codes.
 """
 
 import re
@@ -21,7 +23,7 @@ class Action(Enum):
     RETRY = "retry"
     """The same rows again, after a backoff; after `--max-retries` of those that count, bisect."""
     RESEND = "resend"
-    """Once more at once, with no sample: a kept-alive connection had gone stale. The second time in a row: RETRY."""
+    """Once more at once, with no sample: a kept-alive connection had gone stale. Twice in a row: as RETRY."""
     RETRY_SMALLER = "retry_smaller"
     """Again after a backoff, in smaller chunks or with fewer in flight."""
     RETRY_THEN_SPLIT = "retry_then_split"
@@ -41,7 +43,7 @@ class Verdict:
     """The answer of `classify`."""
 
     outcome: Outcome
-    """What the controller is told. For actions that send no sample (RESEND, REFRESH_CREDENTIALS) it is not used."""
+    """What the controller is told; RESEND and REFRESH_CREDENTIALS tell it nothing."""
     action: Action
     counts_against_chunk: bool
     """False: it says nothing about these rows and uses up none of their retries."""
@@ -59,19 +61,20 @@ class Rule:
 
 
 THROTTLING_NAMES = frozenset(
-    ("ThrottlingException", "Throttling", "ThrottledException", "RequestThrottled", "RequestThrottledException",
-     "TooManyRequestsException", "ProvisionedThroughputExceededException", "RequestLimitExceeded",
+    ("ThrottlingException", "Throttling", "ThrottledException", "RequestThrottled",
+     "RequestThrottledException", "TooManyRequestsException", "ProvisionedThroughputExceededException",
+     "RequestLimitExceeded",
      "BandwidthLimitExceeded", "LimitExceededException", "TransactionInProgressException", "SlowDown",
      "PriorRequestNotComplete", "EC2ThrottledException")
 )  # fmt: skip
 EXPIRED_NAMES = frozenset(
-    ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "RequestTimeTooSkewed",
-     "RequestInTheFuture")
+    ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired",
+     "RequestTimeTooSkewed", "RequestInTheFuture")
 )  # fmt: skip
 LOGIN_NAMES = frozenset(
     ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError",
-     "UnauthorizedSSOTokenError", "SSOTokenLoadError", "SSOError", "NoAuthTokenError", "MetadataRetrievalError",
-     "RefreshWithMFAUnsupportedError")
+     "UnauthorizedSSOTokenError", "SSOTokenLoadError", "SSOError", "NoAuthTokenError",
+     "MetadataRetrievalError", "RefreshWithMFAUnsupportedError")
 )  # fmt: skip
 """Names of botocore's own errors, raised before anything is sent."""
 SIGNATURE_NAMES = frozenset(
@@ -88,15 +91,16 @@ DENIED_NAMES = frozenset(
 )  # fmt: skip
 VALIDATION_NAMES = frozenset(("ValidationError", "ValidationException"))
 
-_NO_CAPACITY = re.compile(r"no (?:available )?capacity|not have (?:enough |any )?capacity", re.I)
+_NO_CAPACITY = re.compile(r"no (?:available )?capacity|not have (?:enough |any )?capacity", re.IGNORECASE)
 _ENDPOINT_NOT_FOUND = re.compile(
-    r"endpoint\b.{0,200}\b(?:not found|does not exist)|could not find\b.{0,40}\bendpoint", re.I | re.S
+    r"endpoint\b.{0,200}\b(?:not found|does not exist)|could not find\b.{0,40}\bendpoint",
+    re.IGNORECASE | re.DOTALL,
 )
 # Of a ValidationError by the service itself: about what the invocation names, so about no row.
 _TARGET = re.compile(
     r"target[- ]?(?:model|variant|container)|multi-model endpoint|inference component|production variant|"
     r"\bvariant\b.{0,200}\b(?:not found|does not exist)|download model data",
-    re.I | re.S,
+    re.IGNORECASE | re.DOTALL,
 )
 _BODY_TOO_LARGE = re.compile(
     r"\b(?:request|payload|body|entity|content)"
@@ -104,16 +108,16 @@ _BODY_TOO_LARGE = re.compile(
     r"(?:too (?:large|big)|exceeds?|exceeded|larger than)"
     r"|too (?:large|big) (?:a )?(?:request|body|payload)"
     r"|'body' failed to satisfy constraint.{0,80}length less than",
-    re.I,
+    re.IGNORECASE,
 )
-_CLOCK = re.compile(r"signature (?:has )?expired|signature not yet current|too skewed|clock", re.I)
-_EXPIRED = re.compile(r"\btoken\b.{0,60}\bexpired|\bexpired\b.{0,20}\btoken", re.I)
+_CLOCK = re.compile(r"signature (?:has )?expired|signature not yet current|too skewed|clock", re.IGNORECASE)
+_EXPIRED = re.compile(r"\btoken\b.{0,60}\bexpired|\bexpired\b.{0,20}\btoken", re.IGNORECASE)
 
 
 def classify(failure: Failure) -> Verdict:
     """What a failure means and what is done about it. Total: every failure gets a verdict.
 
-    `Verdict.action` BISECT means "the rows are refused"; before the first success of a run the caller makes it fatal.
+    BISECT means "the rows are refused"; before the first success of a run the caller makes it fatal.
     """
     for rule in RULES:
         if rule.fits(failure):
@@ -220,14 +224,15 @@ RULES: tuple[Rule, ...] = (
     _rule("out of memory", _raised("MemoryError"), _FAILED, Action.RETRY_THEN_SPLIT,
           "lower --chunk-rows or --concurrency", counts=True),
     _rule("connection lost in the function",
-          _raised("ConnectionError", "ConnectionResetError", "ConnectionRefusedError", "ConnectionAbortedError",
-                  "BrokenPipeError", "TimeoutError"),
+          _raised("ConnectionError", "ConnectionResetError", "ConnectionRefusedError",
+                  "ConnectionAbortedError", "BrokenPipeError", "TimeoutError"),
           _FAILED, Action.RETRY, "the function could not reach what it calls", counts=True),
     _rule("exception", lambda failure: bool(failure.exception), _REJECTED, Action.BISECT,
           "the function raised this for these rows; call it with a few of them", counts=True),
     # By name.
     _rule("throttled", _named(THROTTLING_NAMES), Outcome.THROTTLED, Action.RETRY, _THROTTLED),
-    _rule("model not ready", _named(frozenset(("ModelNotReadyException",))), Outcome.NOT_READY, Action.RETRY, _WAKING),
+    _rule("model not ready", _named(frozenset(("ModelNotReadyException",))), Outcome.NOT_READY, Action.RETRY,
+          _WAKING),
     _rule("expired", _named(EXPIRED_NAMES), _FAILED, Action.REFRESH_CREDENTIALS, _LOGIN),
     _rule("no login", _named(LOGIN_NAMES), _FAILED, Action.REFRESH_CREDENTIALS, _LOGIN),
     _rule("token expired", _token_expired, _FAILED, Action.REFRESH_CREDENTIALS, _LOGIN),
@@ -242,7 +247,7 @@ RULES: tuple[Rule, ...] = (
     _rule("endpoint not found", _validation(_ENDPOINT_NOT_FOUND), _FAILED, Action.FATAL,
           "check the name and --region; aws sagemaker list-endpoints shows those in service"),
     _rule("unknown target", _validation(_TARGET), _FAILED, Action.FATAL,
-          "check --target-variant, --target-model, --target-container-hostname and --inference-component-name"),
+          "check --target-variant, --target-model, --target-container-hostname, --inference-component-name"),
     # What the container said, inside a ModelError.
     _rule("container: 413", _model_error(413, 414), _TOO_LARGE, Action.SPLIT, _SMALLER),
     _rule("body too large, by its message", _says_too_large, _TOO_LARGE, Action.SPLIT, _SMALLER),
@@ -260,11 +265,13 @@ RULES: tuple[Rule, ...] = (
           "redirects are not followed; give the address that the message names"),
     _rule("401", _status(401), _FAILED, Action.FATAL,
           "the server wants a login, such as -H 'Authorization: @env:TOKEN'"),
-    _rule("403", _status(403), _FAILED, Action.FATAL, "the server forbids this; check the credentials and the address"),
+    _rule("403", _status(403), _FAILED, Action.FATAL,
+          "the server forbids this; check the credentials and the address"),
     _rule("404", _status(404, 410), _FAILED, Action.FATAL, _ROUTE),
     _rule("405", _status(405), _FAILED, Action.FATAL, _ROUTE),
     _rule("407", _status(407), _FAILED, Action.FATAL, "the proxy wants a login; check HTTPS_PROXY"),
-    _rule("406", _status(406), _REJECTED, Action.BISECT, "the server makes no such reply; check --accept", counts=True),
+    _rule("406", _status(406), _REJECTED, Action.BISECT, "the server makes no such reply; check --accept",
+          counts=True),
     _rule("415", _status(415), _REJECTED, Action.BISECT,
           "the server reads no such body; check --body and --content-type", counts=True),
     _rule("408", _status(408), Outcome.TIMEOUT, Action.RETRY_SMALLER, "lower --chunk-rows or --concurrency",

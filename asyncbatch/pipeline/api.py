@@ -15,7 +15,7 @@ from asyncbatch.config import RunConfig
 from asyncbatch.errors import AsyncBatchError
 from asyncbatch.observe.report import RunReport
 from asyncbatch.pipeline.groups import flattened
-from asyncbatch.pipeline.job import Job, run_ordered, run_to_sink
+from asyncbatch.pipeline.job import Job, Taker, run_ordered, run_to_sink
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.preview import PlanReport, plan_to_report
 from asyncbatch.protocols import RunHook
@@ -87,32 +87,37 @@ async def stream(
         AsyncBatchError: what ended the run.
     """
     job = Job(RunConfig.from_options(options), source, sink=None, hooks=hooks, session=session)
-    send, receive = anyio.create_memory_object_stream["pa.RecordBatch"](0)
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Queue[tuple[pa.Table, Callable[[], None]] | None] = asyncio.Queue()
 
-    def start(prepared: Prepared) -> "Callable[[pa.Table], None]":
-        return lambda table: anyio.from_thread.run(_send_all, send, table)
+    def start(prepared: Prepared) -> Taker:
+        # Unbounded: what bounds it is that a block's memory is released only once it was taken out here.
+        return lambda table, release: _call(loop, ready.put_nowait, (table, release))
 
     async def produce() -> None:
-        with flattened():
-            async with send:
+        try:
+            with flattened():
                 await run_ordered(job, start)
+        finally:
+            ready.put_nowait(None)
 
     task = asyncio.create_task(produce())
     try:
-        async for batch in receive:
-            yield batch
+        while (item := await ready.get()) is not None:
+            table, release = item
+            for batch in table.to_batches():
+                yield batch
+            release()
         await task
     finally:
-        receive.close()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _send_all(send: Any, table: "pa.Table") -> None:
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:
     try:
-        for batch in table.to_batches():
-            await send.send(batch)
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        loop.call_soon_threadsafe(function, argument)
+    except RuntimeError as error:  # the loop has ended
         raise ReaderGoneError("the reader of the stream closed it") from error
 
 
@@ -134,9 +139,14 @@ def predict(
     tables: list[pa.Table] = []
     schemas: list[pa.Schema] = []
 
-    def start(prepared: Prepared) -> "Callable[[pa.Table], None]":
+    def start(prepared: Prepared) -> Taker:
         schemas.append(prepared.shape.schema)
-        return tables.append
+
+        def take(table: pa.Table, release: Callable[[], None]) -> None:
+            tables.append(table)
+            release()
+
+        return take
 
     async def main() -> None:
         with flattened():
@@ -161,9 +171,14 @@ def _predict_lazily(job: Job) -> "pa.RecordBatchReader":
             return
         raise ReaderGoneError("the reader of the stream closed it")
 
-    def start(prepared: Prepared) -> "Callable[[pa.Table], None]":
+    def start(prepared: Prepared) -> Taker:
         put(prepared.shape.schema)
-        return put
+
+        def take(table: pa.Table, release: Callable[[], None]) -> None:
+            put(table)
+            release()
+
+        return take
 
     async def main() -> None:
         try:
@@ -248,6 +263,7 @@ def _hooks(progress: Progress, hooks: Sequence[RunHook]) -> tuple[RunHook, ...]:
         return tuple(hooks)
     if progress is True:
         from asyncbatch.observe.progress import ProgressLine
+        from asyncbatch.observe.terminal import Terminal
 
-        return (ProgressLine(sys.stderr), *hooks)
+        return (ProgressLine(Terminal(sys.stderr)), *hooks)
     return (progress, *hooks)

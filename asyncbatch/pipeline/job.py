@@ -229,50 +229,55 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunRep
 
 async def _to_stream(job: Job) -> RunReport:
     """Standard output: in row order, nothing kept, so nothing to resume."""
-    writer: list[TextWriter] = []
+    writers: list[TextWriter] = []
+    form = locate("-", format=job.config.output.format).format
     job.emit(Warned(message="standard output cannot be resumed", hint="give a file or a folder as SINK to be able to"))
 
-    def start(prepared: Prepared) -> Callable[[Any], None]:
-        writer.append(
-            TextWriter(
-                sys.stdout.buffer,
-                format=locate("-", format=job.config.output.format).format,
-                schema=prepared.shape.schema,
-            )
-        )
-        return writer[0].write
+    def start(prepared: Prepared) -> Taker:
+        writer = TextWriter(sys.stdout.buffer, format=form, schema=prepared.shape.schema)
+        writers.append(writer)
+
+        def take(table: Any, release: Callable[[], None]) -> None:
+            writer.write(table)
+            release()
+
+        return take
 
     await run_ordered(job, start)
-    await anyio.to_thread.run_sync(writer[0].finish)
+    await anyio.to_thread.run_sync(writers[0].finish)
     return job.done()
 
 
-async def run_ordered(job: Job, start: Callable[[Prepared], Callable[[Any], None]]) -> None:
-    """Run the whole input; `start(prepared)` gives the function that takes each table, in row order, in a thread."""
+Taker = Callable[[Any, Callable[[], None]], None]
+"""Takes a table and the function to call once its memory is free; called in a thread, in row order."""
+
+
+async def run_ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
+    """Run the whole input and give its tables, in row order, to what `start` returns.
+
+    No more than 16 blocks are between reading and release, and no more bytes than the budget holds.
+    """
     async with AsyncExitStack() as stack:
         source, endpoint = await job.open(stack)
         prepared = await job.prepare(source, endpoint, None)
-        emit = start(prepared)
+        take = start(prepared)
         total = total_rows(source, job.config.input.limit)
         job.announce(prepared, rows=total, resumed=0)
         loop = asyncio.get_running_loop()
         given = 0
 
-        def emitted(block: object) -> None:
-            loop.call_soon_threadsafe(consumed)
-
-        def consumed() -> None:
+        def released() -> None:  # in row order, so the n-th to be released is block n
             nonlocal given
             run.consumed(given)
             given += 1
 
-        # In row order, so the n-th block given out is block n. Never wait for the loop here: it may wait for this thread.
-        sink = StreamSink(
-            files=[file.number for file in source.files],
-            window=_STREAM_BLOCKS,
-            emit=emit,
-            emitted=emitted,
-        )
+        def release() -> None:
+            try:
+                loop.call_soon_threadsafe(released)
+            except RuntimeError:  # the loop has ended: nobody waits for memory any more
+                pass
+
+        sink = StreamSink(files=[file.number for file in source.files], emit=lambda table: take(table, release))
         run = Run(
             config=job.config,
             prepared=prepared,

@@ -1,0 +1,190 @@
+"""AWS session, region and credentials: one chain for the endpoint and the object store.
+
+aioboto3 and botocore are imported when a session is made, not before. What is missing is said here, before
+anything is sent, with the command that mends it.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from asyncbatch.errors import AsyncBatchError, ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsSession:
+    """Where clients come from."""
+
+    session: Any
+    """An `aioboto3.Session`: `async with session.client(…)`."""
+    region: str | None
+    """As given, or by AWS_REGION, AWS_DEFAULT_REGION, or the profile."""
+    profile: str | None
+    """None: the default one."""
+    ca_bundle: str | None
+    """PEM file of what alone is trusted; None: the usual."""
+
+    def needed_region(self) -> str:
+        """The region.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.region is None:
+            raise ConfigError(
+                "no AWS region is set",
+                hint="give --region, set AWS_REGION, or run: aws configure set region REGION"
+                + self._profile_option(),
+            )
+        return self.region
+
+    async def check_credentials(self) -> None:
+        """Load the credentials, and renew them where they have run out. May ask a metadata service or STS.
+
+        Raises:
+            ConfigError: there are none, or the login has expired.
+        """
+        if not await self.has_credentials():
+            raise ConfigError(
+                "no AWS credentials were found",
+                hint=f"run: aws configure{self._profile_option()}, "
+                "or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
+
+    async def has_credentials(self) -> bool:
+        """Whether credentials were found; those found are usable.
+
+        Raises:
+            ConfigError: they were found but cannot be had, such as an expired login.
+        """
+        with credential_errors(self.profile):
+            credentials = await self.session.get_credentials()
+            if credentials is None:
+                return False
+            await credentials.get_frozen_credentials()
+        return True
+
+    def _profile_option(self) -> str:
+        return f" --profile {self.profile}" if self.profile else ""
+
+
+def aws_session(
+    *,
+    region: str | None = None,
+    profile: str | None = None,
+    ca_bundle: str | None = None,
+    session: object | None = None,
+) -> AwsSession:
+    """The session for these options; reads the AWS configuration files, sends nothing.
+
+    Args:
+        session: a boto3 session (or aioboto3's, or the SageMaker SDK's) for its credentials and region; a
+            region or profile given beside it comes first.
+
+    Raises:
+        ConfigError: an unknown profile, unreadable AWS configuration, or `session` is no such thing.
+    """
+    import aioboto3
+    import boto3
+    from aiobotocore.session import AioSession
+
+    # A SageMaker SDK session carries the boto3 one.
+    given: Any = getattr(session, "boto_session", session)
+    if given is not None and not isinstance(given, boto3.Session):
+        raise ConfigError(
+            f"session is a {type(given).__name__}, not a boto3 session", hint="pass session=boto3.Session(…)"
+        )
+    with credential_errors(profile):
+        if given is not None and profile is None:
+            profile = _profile_of(given)
+            region = region or given.region_name
+            if isinstance(given, aioboto3.Session):
+                ca_bundle = ca_bundle or os.environ.get("AWS_CA_BUNDLE")
+                return AwsSession(session=given, region=region, profile=profile, ca_bundle=ca_bundle)
+        core = AioSession()
+        if profile is not None:
+            core.set_config_variable("profile", profile)
+            core.get_scoped_config()  # raises for an unknown profile
+        if given is not None and profile == _profile_of(given):
+            core.register_component("credential_provider", _Provider(given))
+        # AWS_REGION is what every AWS SDK but boto3 reads first; Lambda, ECS and EKS set it.
+        region = region or os.environ.get("AWS_REGION") or core.get_config_variable("region")
+        return AwsSession(
+            session=aioboto3.Session(botocore_session=core),
+            region=region,
+            profile=core.get_config_variable("profile"),
+            ca_bundle=ca_bundle or core.get_config_variable("ca_bundle"),
+        )
+
+
+def _profile_of(session: Any) -> str | None:
+    return session.profile_name if session.profile_name != "default" else None
+
+
+@contextmanager
+def credential_errors(profile: str | None) -> Iterator[None]:
+    """botocore's complaints about credentials, as one sentence with the command that helps."""
+    from botocore import exceptions as boto
+
+    option = f" --profile {profile}" if profile else ""
+    try:
+        yield
+    except AsyncBatchError:
+        raise
+    except boto.ProfileNotFound as error:
+        raise ConfigError(
+            f"AWS profile {error.kwargs.get('profile', profile)!r} does not exist",
+            hint="aws configure list-profiles shows those that do; see --profile and AWS_PROFILE",
+        ) from error
+    except (boto.SSOError, boto.TokenRetrievalError, boto.NoAuthTokenError) as error:
+        raise ConfigError("the AWS login has expired", hint=f"run: aws sso login{option}") from error
+    except boto.PartialCredentialsError as error:
+        raise ConfigError(
+            f"the AWS credentials lack {error.kwargs.get('cred_var', 'a part')}",
+            hint=f"run: aws configure{option}",
+        ) from error
+    except boto.ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "an error")
+        raise ConfigError(
+            f"AWS credentials could not be had: {error.operation_name} answered {code}",
+            hint=f"check the role of the profile: aws sts get-caller-identity{option}",
+        ) from error
+    except boto.BotoCoreError as error:
+        raise ConfigError(
+            f"AWS credentials or configuration cannot be used: {type(error).__name__}",
+            hint=f"check with: aws sts get-caller-identity{option}",
+        ) from error
+
+
+class _Provider:
+    """What botocore asks for credentials: those of the given boto3 session."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def load_credentials(self) -> Any:
+        # May ask a metadata service or STS, blocking.
+        source = await asyncio.to_thread(self._session.get_credentials)
+        return None if source is None else _SharedCredentials(source)
+
+
+class _SharedCredentials:
+    """Credentials that always are those of a boto3 session, renewed whenever that one renews them."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.method = getattr(source, "method", "explicit")
+
+    async def get_frozen_credentials(self) -> Any:
+        """The keys to sign with now."""
+        needs_refresh = getattr(self._source, "refresh_needed", None)
+        if needs_refresh is not None and needs_refresh():
+            return await asyncio.to_thread(self._source.get_frozen_credentials)
+        return self._source.get_frozen_credentials()
+
+    async def get_account_id(self) -> Any:
+        """The account, where an address needs it."""
+        return getattr(await self.get_frozen_credentials(), "account_id", None)

@@ -1,0 +1,115 @@
+"""The `asyncbatch` command: its commands, `--version`, and how errors become messages and exit codes."""
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from asyncbatch.cli.help import HelpCommand, HelpGroup
+from asyncbatch.cli.screen import Screen, print_out
+from asyncbatch.config import OutputConfig
+
+EXAMPLES = """
+asyncbatch demo
+asyncbatch run flights.parquet scored/ -e churn-prod
+asyncbatch COMMAND --help
+"""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from asyncbatch._version import __version__
+
+        print_out(f"asyncbatch {__version__}\n")
+        raise typer.Exit(0)
+
+
+def asyncbatch(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            show_default=False,
+            help="show the version and exit",
+        ),
+    ] = False,
+) -> None:
+    """Asynchronous, high-throughput batch inference.
+
+    Runs a file too large for memory through a model endpoint (SageMaker, any HTTP server, or a Python
+    function), as fast as the endpoint allows, in input order, resumable.
+    """
+
+
+def build_app() -> typer.Typer:
+    """The application; nothing heavy is imported."""
+    from asyncbatch.cli import demo, plan, run, serve
+
+    app = typer.Typer(
+        name="asyncbatch",
+        cls=HelpGroup,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=EXAMPLES,
+    )
+    app.callback(epilog=EXAMPLES)(asyncbatch)
+    app.command(cls=HelpCommand, epilog=run.EXAMPLES)(run.run)
+    app.command(cls=HelpCommand, epilog=plan.EXAMPLES)(plan.plan)
+    app.command(cls=HelpCommand, epilog=serve.EXAMPLES)(serve.serve)
+    app.command(cls=HelpCommand, epilog=demo.EXAMPLES)(demo.demo)
+    return app
+
+
+def main(arguments: Sequence[str], *, environ: Mapping[str, str] = os.environ) -> int:
+    """Run a command line; returns the exit code. Messages go to stderr, products to stdout."""
+    output = OutputConfig(
+        # What was asked for, as far as it can be told before the options are parsed.
+        verbose="-v" in arguments or "--verbose" in arguments,
+        log_format="json" if _wants_json_logs(arguments, environ) else "text",
+    )
+    screen = Screen(sys.stderr, output)
+    return screen.guard(lambda: _invoke(arguments, screen))
+
+
+def _invoke(arguments: Sequence[str], screen: Screen) -> int:
+    try:
+        code = build_app()(list(arguments), prog_name="asyncbatch", standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except typer.TyperException as error:
+        return _refused(error, screen, arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _refused(error: Any, screen: Screen, arguments: Sequence[str]) -> int:
+    """A command line that was not understood; without arguments, the help."""
+    context = getattr(error, "ctx", None)
+    command = " ".join(["asyncbatch", *arguments[:1]]) if context is None else context.command_path
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print_out(error.format_message() + "\n")
+        return 2
+    hint = f"{command} --help shows how"
+    if option := getattr(error, "option_name", None) if hasattr(error, "possibilities") else None:
+        message = f"{command} has no option {option}"
+        near = difflib.get_close_matches(option, error.possibilities or [], n=1, cutoff=0.7)
+        hint = f"did you mean {near[0]}? {hint}" if near else hint
+    else:
+        message = error.format_message().rstrip(".")
+        message = message[:1].lower() + message[1:]
+        if "extra argument" in message:
+            hint = f"a glob stands in quotes: 'in/*.csv'; {hint}"
+    screen.refused(message, hint)
+    return 2
+
+
+def _wants_json_logs(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    joined = " ".join(arguments)
+    if "--log-format" in joined:
+        return "--log-format json" in joined or "--log-format=json" in joined
+    return environ.get("ASYNCBATCH_LOG_FORMAT") == "json"

@@ -1,0 +1,136 @@
+"""The options of `asyncbatch serve`: one table, and which field of the simulation each of them sets."""
+
+from collections.abc import Callable
+from typing import Any
+
+from asyncbatch.config import Option
+from asyncbatch.units import (
+    parse_bool,
+    parse_count,
+    parse_duration,
+    parse_names,
+    parse_number,
+    parse_positive,
+    parse_size,
+    parse_text,
+)
+
+_SERVER, _SIMULATION = "Server", "Simulation"
+_SHAPES = ("affine", "step", "pow2", "knee")
+
+
+def _amount(value: Any) -> float:
+    number = parse_number(value)
+    if number < 0:
+        raise ValueError("must be 0 or more")
+    return number
+
+
+def _shares(value: Any) -> dict[str, float]:
+    found = {}
+    for each in parse_names(value):
+        kind, equals, share = each.partition("=")
+        if not equals:
+            raise ValueError("expected KIND=SHARE")
+        found[kind] = _amount(share)
+    return found
+
+
+def _server(metavar: str, parse: Callable[[Any], Any], does: str, **more: Any) -> Option:
+    return Option(panel=_SERVER, metavar=metavar, parse=parse, help=does, **more)
+
+
+def _simulated(metavar: str, parse: Callable[[Any], Any], does: str, **more: Any) -> Option:
+    return Option(panel=_SIMULATION, metavar=metavar, parse=parse, help=does, **more)
+
+
+SERVE_OPTIONS: dict[str, Option] = {
+    "host": _server("ADDRESS", parse_text, "address to listen at"),
+    "port": _server("N", parse_count, "port to listen at; 0 takes a free one"),
+    "name": _server("A,B", parse_names, "endpoint names to answer to", default_text="the model's own"),
+    "verify_sigv4": _server(
+        "",
+        parse_bool,
+        "answer /endpoints only to requests signed with this environment's AWS_ACCESS_KEY_ID and"
+        " AWS_SECRET_ACCESS_KEY",
+        kind="flag",
+    ),
+    "region": _server("REGION", parse_text, "region that signatures must name"),
+    "max_body_bytes": _server("SIZE", parse_size, "a larger body is answered 413", default_text="25MiB"),
+    "threads": _server("N", parse_positive, "threads that run the model", default_text="one per CPU"),
+    "latency": _simulated("TIME", parse_duration, "fixed time of one request in a slot"),
+    "row_latency": _simulated("TIME", parse_duration, "time of one row, such as 0.05ms"),
+    "shape": _simulated(
+        "|".join(_SHAPES),
+        parse_text,
+        "how rows are charged: as they are, rounded up to --shape-rows (step), to a power of two times it"
+        " (pow2), or with a quadratic term beyond --knee",
+        choices=_SHAPES,
+    ),
+    "shape_rows": _simulated("N", parse_positive, "rows of a step"),
+    "knee": _simulated("N", parse_count, "rows from which on the quadratic term counts"),
+    "knee_cost": _simulated("X", _amount, "the quadratic term, s per row squared"),
+    "noise": _simulated("X", _amount, "sigma of the lognormal factor on every time"),
+    "slots": _simulated("N", parse_positive, "requests served at once"),
+    "queue": _simulated("N", parse_count, "places to wait for a slot; beyond them 503"),
+    "rate": _simulated("X", _amount, "requests/s; beyond it ThrottlingException"),
+    "burst": _simulated("X", _amount, "requests that may come at once under --rate"),
+    "throttle_status": _simulated("400|429", parse_count, "status of a throttled request"),
+    "max_concurrency": _simulated("N", parse_count, "requests inside, beyond which more are throttled"),
+    "cap_bytes": _simulated("SIZE", parse_size, "largest body; beyond it 413"),
+    "cap_rows": _simulated("N", parse_positive, "most rows of a request; beyond it 413"),
+    "oom_rows": _simulated("N", parse_positive, "rows above which the container dies of memory"),
+    "min_rows": _simulated("N", parse_positive, "fewest rows that the container can answer"),
+    "cold": _simulated("TIME", parse_duration, "for so long after the start times are --cold-factor as long"),
+    "cold_factor": _simulated("X", _amount, "how much longer"),
+    "errors": _simulated(
+        "KIND=SHARE,...",
+        _shares,
+        "share of requests that fail, by kind: 400, 424, 429, 500, 503, 530, reset, truncated, short or hang",
+    ),
+    "poison_share": _simulated("X", _amount, "share of rows that the container refuses"),
+    "poison_value": _simulated("TEXT", parse_text, "rows whose first value is written so are refused too"),
+    "outputs": _simulated("N", parse_positive, "numbers answered for a row"),
+    "seed": _simulated("N", parse_count, "of everything random"),
+}
+
+SIMULATION_FIELDS = {
+    "latency": "a",
+    "row_latency": "b",
+    "shape": "shape",
+    "shape_rows": "m",
+    "knee": "knee",
+    "knee_cost": "knee_c",
+    "noise": "noise",
+    "slots": "slots",
+    "queue": "queue",
+    "rate": "rate",
+    "burst": "burst",
+    "throttle_status": "throttle",
+    "max_concurrency": "max_conc",
+    "cap_bytes": "cap_bytes",
+    "cap_rows": "cap_rows",
+    "oom_rows": "oom_rows",
+    "min_rows": "min_rows",
+    "cold": "cold_s",
+    "cold_factor": "cold_x",
+    "errors": "errors",
+    "poison_share": "poison_share",
+    "poison_value": "poison_value",
+    "outputs": "outputs",
+    "seed": "seed",
+}
+"""Option name to field of `SimulationConfig`."""
+
+DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(SERVE_OPTIONS),
+    "host": "127.0.0.1",
+    "port": 8080,
+    "region": "us-east-1",
+    "shape": "affine",
+    "shape_rows": 32,
+    "slots": 4,
+    "queue": 1000,
+    "throttle_status": 400,
+}
+"""What help shows: the defaults of `ServeConfig` and `SimulationConfig`, and the port."""

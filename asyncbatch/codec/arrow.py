@@ -1,0 +1,44 @@
+"""Names for Arrow data where pyarrow's third-party stubs are narrower than pyarrow.
+
+They lack the methods of each array type and refuse scalars in kernels, so arrays and kernels are `Any` here, by
+these names.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+Array: TypeAlias = Any
+"""A pyarrow.Array of any type."""
+Text: TypeAlias = Any
+"""A pyarrow.LargeStringArray: one text a row."""
+DataType: TypeAlias = Any
+"""A pyarrow.DataType."""
+compute: Any = pyarrow.compute
+"""The kernels; they do not hold the interpreter while they run."""
+arrow: Any = pa
+"""pyarrow itself, where the stubs lack or refuse something."""
+
+
+def single(column: "pa.ChunkedArray[Any]") -> Array:
+    """The column as one contiguous array, without a copy where it is one already."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if isinstance(column.type, pa.DictionaryType):
+        column = column.unify_dictionaries()
+    combined: Any = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def view(buffer: Any, dtype: Any) -> "np.ndarray[Any, Any]":
+    """A numpy view of an Arrow buffer."""
+    return np.frombuffer(buffer, dtype)
+
+
+def large_text(offsets: "np.ndarray[Any, Any]", data: "np.ndarray[Any, Any]") -> Text:
+    """Texts from int64 offsets and UTF-8 bytes, without a copy."""
+    return arrow.LargeStringArray.from_buffers(
+        len(offsets) - 1, arrow.py_buffer(offsets), arrow.py_buffer(data)
+    )

@@ -1,0 +1,156 @@
+"""An encoded block from which a request for any row range is cut without touching its rows.
+
+The bytes lie in slabs of some thousand rows, so that a slab can be dropped as soon as all its rows are answered, and
+so that encoding never holds the interpreter for long.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from asyncbatch.model import Buffer, BytesPayload
+
+Segment: TypeAlias = bytes | int | Callable[[int], bytes]
+"""A part of a body: literal bytes; the rows of stream number i; or bytes that depend on the number of rows.
+
+The length of the last kind must not shrink as the number of rows grows.
+"""
+Slab: TypeAlias = "tuple[Buffer, np.ndarray[Any, Any]]"
+"""The bytes of some rows, and where each row starts in them, the end last."""
+
+
+class StreamBlock:
+    """Rows encoded as one or more streams of bytes (one for whole rows, one a column for columnar bodies).
+
+    `payload` takes time in the number of slabs it covers, not of rows. Not for use from two threads at once.
+    """
+
+    sliceable = True
+
+    def __init__(
+        self,
+        *,
+        slabs: Sequence[Sequence[Slab]],
+        segments: Sequence[Segment],
+        separator_bytes: int,
+        one_row: bool,
+        content_type: str,
+    ) -> None:
+        """`slabs[k][i]` is the k-th slab of stream i; all streams have the same row bounds.
+
+        Args:
+            separator_bytes: how many bytes end each row; left out after a request's last row.
+            one_row: every request holds exactly one row.
+        """
+        self._bytes: list[list[memoryview] | None] = [
+            [memoryview(data) for data, _ in slab] for slab in slabs
+        ]
+        self._starts = [0]  # first row of each slab, the end last
+        for slab in slabs:
+            self._starts.append(self._starts[-1] + len(slab[0][1]) - 1)
+        self._segments = tuple(segments)
+        self._separator = separator_bytes
+        self._one_row = one_row
+        self._content_type = content_type
+        streams = 1 + max(segment for segment in self._segments if isinstance(segment, int))
+        self._offsets = [_cumulated([slab[stream][1] for slab in slabs]) for stream in range(streams)]
+        used = [segment for segment in self._segments if isinstance(segment, int)]
+        self._sizes = (
+            self._offsets[0] if used == [0] else np.sum([self._offsets[each] for each in used], axis=0)
+        )
+        self._answered = np.zeros(self._starts[-1], np.bool_)
+        self._held = sum(view.nbytes for views in self._bytes for view in views or ())
+        self._index_bytes = sum(each.nbytes for each in self._offsets) + self._answered.nbytes
+        if self._sizes is not self._offsets[0]:
+            self._index_bytes += self._sizes.nbytes
+
+    @property
+    def rows(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def nbytes(self) -> int:
+        return self._held + self._index_bytes
+
+    def payload(self, start: int, stop: int) -> BytesPayload:
+        """The body for rows `[start, stop)`.
+
+        Raises:
+            ValueError: an empty range, one outside the block or already released, or several rows where a body
+                holds one.
+        """
+        if not 0 <= start < stop <= self.rows:
+            raise ValueError(f"rows [{start}, {stop}) are not within [0, {self.rows})")
+        if self._one_row and stop - start != 1:
+            raise ValueError(f"a request holds one row here, not {stop - start}")
+        pieces: list[Buffer] = []
+        for segment in self._segments:
+            if isinstance(segment, bytes):
+                pieces.append(segment)
+            elif isinstance(segment, int):
+                self._cut(segment, start, stop, pieces)
+            else:
+                pieces.append(segment(stop - start))
+        return BytesPayload(
+            pieces=tuple(pieces), content_type=self._content_type, nbytes=sum(len(piece) for piece in pieces)
+        )
+
+    def fit(self, start: int, max_rows: int, max_bytes: int) -> int:
+        """The most rows from `start` within both limits; one row even if it alone is over `max_bytes`."""
+        if self._one_row:
+            return 1
+        most = max(1, min(max_rows, self.rows - start))
+        budget = int(self._sizes[start]) + max_bytes - self._around(most)
+        stop = int(np.searchsorted(self._sizes[start : start + most + 1], budget, side="right")) - 1
+        return max(1, stop)
+
+    def release(self, start: int, stop: int) -> None:
+        """Mark rows as answered; a slab whose rows all are is dropped."""
+        self._answered[start:stop] = True
+        first = bisect_right(self._starts, start) - 1
+        for slab in range(first, len(self._bytes)):
+            if self._starts[slab] >= stop:
+                break
+            views = self._bytes[slab]
+            if views is not None and self._answered[self._starts[slab] : self._starts[slab + 1]].all():
+                self._held -= sum(view.nbytes for view in views)
+                self._bytes[slab] = None
+
+    def _around(self, rows: int) -> int:
+        """Bytes of a body besides its rows."""
+        total = 0
+        for segment in self._segments:
+            if isinstance(segment, bytes):
+                total += len(segment)
+            elif isinstance(segment, int):
+                total -= self._separator
+            else:
+                total += len(segment(rows))
+        return total
+
+    def _cut(self, stream: int, start: int, stop: int, pieces: list[Buffer]) -> None:
+        offsets = self._offsets[stream]
+        slab = bisect_right(self._starts, start) - 1
+        while start < stop:
+            views = self._bytes[slab]
+            if views is None:
+                raise ValueError(f"rows [{start}, {stop}) are released")
+            base = int(offsets[self._starts[slab]])
+            end = min(stop, self._starts[slab + 1])
+            last = int(offsets[end]) - base - (self._separator if end == stop else 0)
+            pieces.append(views[stream][int(offsets[start]) - base : last])
+            start, slab = end, slab + 1
+
+
+def _cumulated(parts: "Sequence[np.ndarray[Any, Any]]") -> "np.ndarray[Any, Any]":
+    """Slabs' row starts joined into those of the block."""
+    rows = sum(len(part) - 1 for part in parts)
+    joined = np.zeros(rows + 1, np.int64)
+    row = base = 0
+    for part in parts:
+        joined[row : row + len(part)] = part
+        joined[row : row + len(part)] += base
+        row, base = row + len(part) - 1, int(joined[row + len(part) - 1])
+    return joined

@@ -1,0 +1,33 @@
+"""Pure decisions: how large a chunk, how many in flight, how fast, and what to do about failures.
+
+Nothing here does I/O or knows an event loop; clock and random numbers are arguments. Importable with the
+standard library alone; names are loaded when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncbatch.control.adaptive import AdaptiveController
+    from asyncbatch.control.failures import Action, Verdict, classify
+    from asyncbatch.control.fixed import FixedController
+
+_HOMES = {
+    "Action": "failures",
+    "AdaptiveController": "adaptive",
+    "FixedController": "fixed",
+    "Verdict": "failures",
+    "classify": "failures",
+}
+
+__all__ = ["Action", "AdaptiveController", "FixedController", "Verdict", "classify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,56 @@
+"""How many invocations are under way, and how many were on average since a moment.
+
+Little's law (Little, "A proof for the queuing formula L = λW", Operations Research 9, 1961) turns this and the latency into
+throughput without waiting for a whole window of completions.
+"""
+
+from bisect import bisect_right
+
+
+class InFlight:
+    """Counts permits against samples. A permit whose sample never comes expires, so the count cannot drift."""
+
+    def __init__(self, *, expire_s: float, now_s: float) -> None:
+        self._expire_s = expire_s
+        self._sent: list[float] = []
+        self._level: list[int] = []  # in flight when it was sent, itself included
+        self._area = 0.0
+        self._since = self._touched = now_s
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def send(self, now_s: float) -> None:
+        """A permit was used."""
+        self._advance(now_s)
+        while self._sent and self._sent[0] < now_s - self._expire_s:
+            del self._sent[0], self._level[0]
+        self._level.append(len(self._sent) + 1)
+        self._sent.append(now_s)
+
+    def finish(self, started_s: float, now_s: float) -> int:
+        """An invocation that began at `started_s` ended. How many were in flight when it began, itself included."""
+        self._advance(now_s)
+        if not self._sent:
+            return 1
+        at = max(0, bisect_right(self._sent, started_s) - 1)
+        del self._sent[at]
+        return self._level.pop(at)
+
+    def restart(self, now_s: float, *, from_s: float) -> None:
+        """Begin a new average that starts at `from_s`, now or later."""
+        self._advance(now_s)
+        self._area = 0.0
+        self._since = from_s
+
+    def mean(self, now_s: float) -> float:
+        """Average number in flight since `restart`."""
+        self._advance(now_s)
+        elapsed = now_s - self._since
+        return self._area / elapsed if elapsed > 0 else float(len(self._sent))
+
+    def _advance(self, now_s: float) -> None:
+        if now_s > self._touched:
+            if now_s > self._since:
+                self._area += len(self._sent) * (now_s - max(self._touched, self._since))
+            self._touched = now_s

@@ -1,0 +1,75 @@
+"""Requests a second, once the endpoint has refused some for their rate.
+
+An endpoint with a token bucket admits a burst and then its rate; what it refuses is lost work. The remedy is larger chunks: the
+same rows in fewer requests. Until those are in place, and where they cannot grow, requests are spaced: multiplicative decrease,
+slow exponential recovery (AIMD: Chiu and Jain, Computer Networks and ISDN Systems 17, 1989; as adaptive retry modes of cloud
+SDKs do on the client's side).
+"""
+
+import math
+from collections import deque
+
+
+class RequestPacer:
+    """A token bucket that exists only after a refusal.
+
+    The first refusal comes when the endpoint's burst is used up, so the rate admitted before it is too high an estimate; the
+    rate admitted between two refusals is a good one. After a cut the rate returns quickly to just below the rate that was
+    refused and from there creeps on (the shape of CUBIC: Ha, Rhee and Xu, SIGOPS Operating Systems Review 42, 2008).
+    """
+
+    _WINDOW_S = 4.0
+
+    def __init__(self) -> None:
+        self._admitted: deque[float] = deque()
+        self._since_cut = 0
+        self._tokens = 0.0
+        self._touched_s = 0.0
+        self._cut_s = -math.inf
+        self._refused_rate = math.inf
+        self._asked = self._held = 0
+        self.rate = math.inf
+        """Requests a second allowed now."""
+
+    def delay(self, now_s: float) -> float:
+        """0.0: send (a token is taken); else seconds until a token is there."""
+        self._asked += 1
+        if self.rate < math.inf:
+            elapsed = now_s - self._touched_s
+            self._touched_s = now_s
+            growth = 0.07 if self.rate < 0.9 * self._refused_rate else 0.002 if now_s < self._cut_s + 30 else 0.01
+            self.rate = min(self.rate * math.exp(min(1.0, growth * elapsed)), 1e6)
+            self._tokens = min(max(1.0, 0.1 * self.rate), self._tokens + elapsed * self.rate)
+            if self._tokens < 1:
+                self._held += 1
+                self._asked -= 1
+                return (1 - self._tokens) / self.rate + 1e-6
+            self._tokens -= 1
+        while self._admitted and self._admitted[0] < now_s - self._WINDOW_S:
+            self._admitted.popleft()
+        self._admitted.append(now_s)
+        self._since_cut += 1
+        return 0.0
+
+    def cut(self, now_s: float) -> float:
+        """Refused for the request rate: slow down. The rate now allowed."""
+        first = self.rate == math.inf
+        elapsed = now_s - self._cut_s
+        if first or elapsed < 1.0:
+            span = max(0.25, min(self._WINDOW_S, now_s - self._admitted[0] if self._admitted else 0.25))
+            admitted = max(1, len(self._admitted) - 1) / span
+        else:
+            admitted = max(1, self._since_cut - 1) / elapsed
+        admitted = min(admitted, self.rate)
+        self.rate = max(0.1, admitted * (0.5 if first else 0.85))
+        self._refused_rate = admitted
+        self._tokens = 0.0
+        self._since_cut = 0
+        self._touched_s = self._cut_s = now_s
+        return self.rate
+
+    def binding(self) -> bool:
+        """Whether pacing, not the limit in flight, held requests back since the last call."""
+        held, self._held = self._held, 0
+        asked, self._asked = self._asked, 0
+        return self.rate < math.inf and held > 0.3 * max(1, asked)

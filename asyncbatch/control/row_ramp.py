@@ -1,0 +1,125 @@
+"""Finding a first chunk size from a handful of requests.
+
+One request at a time goes up the sizes, so that what is measured is the endpoint's work and not our own queue, and so that a size
+that is too large fails once. Sizes grow by up to eight while the fixed cost of a call dominates. When an answer takes long, small
+chunks are sent beside it: they are useful work, and give the fit its second point.
+"""
+
+from asyncbatch.control.service_fit import ServiceFit
+
+_SPACING_S = 0.3
+"""Seconds between the requests sent beside a slow one."""
+
+
+class RowRamp:
+    """Chooses the size of each trial, and says when to stop.
+
+    First alone (`next_rows`, `delay`), until chunks are long enough to raise the requests in flight with; then, after `extend`,
+    beside the other requests (`take`): one trial at a time, its latency divided by how much the others queue.
+
+    Args:
+        fit: receives the samples of the ramp.
+        start_rows: size of the first request.
+        enough_s: a chunk that takes this long is large enough while its fixed cost is below half.
+        slow_s: no size is tried whose predicted time is beyond this, unless the fixed cost is most of it.
+    """
+
+    def __init__(self, *, fit: ServiceFit, start_rows: int, enough_s: float, slow_s: float) -> None:
+        self._fit = fit
+        self._enough_s = enough_s
+        self._slow_s = slow_s
+        self._goal = 0.0
+        self._step_sent_s: float | None = None
+        self._beside = 0
+        self._again = 0
+        self._start = start_rows
+        self.rows = start_rows
+        """The size being tried."""
+        self.best_rows = start_rows
+        """The size to go on with."""
+        self.done = False
+
+    def next_rows(self, now_s: float) -> int:
+        """Rows of the request that is about to be sent."""
+        if self._step_sent_s is None:
+            self._step_sent_s = now_s
+            self._beside = 0
+            return self.rows
+        self._beside += 1
+        if self.best_rows < self.rows:
+            return self.best_rows
+        return max(1, self._start >> (1 + self._beside))
+
+    def delay(self, now_s: float) -> float:
+        """Seconds until the next request may be sent."""
+        if self._step_sent_s is None:
+            return 0.0
+        return max(0.0, self._step_sent_s + _SPACING_S * (1 + self._beside) - now_s)
+
+    def extend(self, goal_rows: float, *, max_rows: int) -> None:
+        """Go on beside other requests, up to `goal_rows`."""
+        self._goal = min(goal_rows, float(max_rows))
+        self.done = False
+        self._step(self.best_rows, 4.0 if self._fit.overhead(self.best_rows) > 0.2 else 2.0, max_rows)
+
+    def take(self, now_s: float, *, patience_s: float) -> int | None:
+        """Rows of the trial that is due, or None: the request is an ordinary one."""
+        if self.done or (self._step_sent_s is not None and now_s < self._step_sent_s + patience_s):
+            return None
+        self._step_sent_s = now_s
+        return self.rows
+
+    def answered(self, rows: int, seconds: float, *, max_rows: int) -> None:
+        """A chunk of `rows` took `seconds`; `max_rows` is the most that may be tried."""
+        fit = self._fit
+        fit.add(rows, seconds)
+        if rows < 0.7 * self.rows and rows < self.rows - 1:
+            return
+        speeds = fit.speeds()
+        best = max(speeds, key=lambda each: each[1])
+        speed = next(s for n, s, _ in reversed(speeds) if n <= rows * 1.2)
+        overhead = fit.overhead(rows)
+        if speed < 0.8 * best[1]:  # dearer by the row than a smaller chunk: noise, or beyond a knee
+            self._again += 1
+            if self._again <= 1:
+                self._step_sent_s = None
+            else:
+                self._stop(int(best[0]))
+            return
+        self.best_rows = rows
+        expected_s = max(seconds, fit.seconds(rows))
+        growth = 8.0 if overhead > 0.7 else 4.0 if overhead > 0.2 else 2.0
+        if self._goal:
+            self._step(rows, growth, max_rows)
+            return
+        if fit.sizes > 1 and (overhead < 0.08 or (overhead < 0.5 and expected_s > self._enough_s)):
+            self._stop(rows)
+            return
+        if fit.sizes > 1:
+            room = max(self._slow_s, 2.5 * expected_s if overhead > 0.3 else 0.0) / expected_s
+            growth = min(growth, (room - overhead) / max(0.05, 1 - overhead))
+            if expected_s > self._slow_s and overhead < 0.3:
+                growth = 1.0
+        elif seconds * growth > 2 * self._slow_s:
+            growth = 4.0 if seconds < 4 * self._slow_s else 2.0
+        self._step(rows, growth, max_rows)
+
+    def refused(self, rows: int) -> None:
+        """A chunk of `rows` was too large."""
+        if rows >= self.rows or rows > self.best_rows:
+            self._stop(min(self.best_rows, max(1, rows // 2)))
+
+    def _step(self, rows: int, growth: float, max_rows: int) -> None:
+        wanted = min(max_rows, int(rows * growth))
+        if self._goal:
+            wanted = min(wanted, int(self._goal))
+        if wanted < 1.2 * rows or (wanted < 2 * rows and self._fit.gain(rows, wanted) < 0.02):
+            self._stop(rows)
+            return
+        self.rows = wanted
+        self._step_sent_s = None
+        self._again = 0
+
+    def _stop(self, rows: int) -> None:
+        self.best_rows = max(1, rows)
+        self.done = True

@@ -1,0 +1,122 @@
+"""The largest chunk the endpoint takes, in rows and in bytes, learned from what it refused and what it answered.
+
+A size that has never been answered is tried with a single request first (`Prover`); so a cap costs one refusal, not one for each
+request in flight.
+"""
+
+import math
+
+from asyncbatch.model import Outcome
+
+
+class SizeCaps:
+    """Caps from 413, memory errors and timeouts.
+
+    A 413 tells a limit of the payload or of the rows: above it everything fails, just below it everything works. A memory error
+    is expensive (a container restarts): the cap keeps a margin from it, and is never searched from above.
+    """
+
+    def __init__(self, *, max_rows: int, max_bytes: int) -> None:
+        self._max_rows = max_rows
+        self._bytes_cap = float(max_bytes)
+        self._rows_cap = float(max_rows)
+        self._good_bytes = 0
+        self.good_rows = 0
+        """The largest chunk answered so far."""
+        self._rows_refused = max_rows + 1
+        self.memory_errors = 0
+        self._bytes_mean = 0.0
+        self._bytes_square = 0.0
+        self._samples = 0.0
+
+    def answered(self, rows: int, body_bytes: int) -> None:
+        if rows > self.good_rows:
+            self.good_rows = rows
+        if body_bytes > self._good_bytes:
+            self._good_bytes = body_bytes
+        # Var(bytes of a chunk) = rows x Var(bytes of a row): the row variance is estimated by rows x (deviation of the mean)^2
+        each = body_bytes / rows
+        weight = max(0.02, 1 / (self._samples + 1))
+        self._samples += 1
+        deviation = each - self._bytes_mean
+        if self._samples > 1:
+            self._bytes_square += weight * (deviation * deviation * rows - self._bytes_square)
+        self._bytes_mean += weight * deviation
+
+    def refused(self, rows: int, body_bytes: int, outcome: Outcome) -> bool:
+        """A chunk was too large (or failed as if it were). True if that tells something new."""
+        if outcome is Outcome.TOO_LARGE:
+            if body_bytes > self._good_bytes and body_bytes > 0 and self._rows_vary and rows <= self.good_rows:
+                new = body_bytes < self._bytes_cap
+                self._bytes_cap = min(self._bytes_cap, body_bytes - 1)
+                return new
+            new = rows <= self._rows_cap
+            self._rows_cap = min(self._rows_cap, rows - 1)
+            self._rows_refused = min(self._rows_refused, rows)
+            self.good_rows = min(self.good_rows, rows - 1)
+            return new
+        margin = 0.85 if outcome is Outcome.FAILED else 0.7
+        if outcome is Outcome.FAILED:
+            self.memory_errors += 1
+        new = rows * margin < self._rows_cap
+        self._rows_cap = max(1.0, min(self._rows_cap, rows * margin))
+        self.good_rows = min(self.good_rows, int(self._rows_cap))
+        return new
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Mean bytes of a row on the wire, 0 while unknown."""
+        return self._bytes_mean
+
+    @property
+    def max_bytes(self) -> int:
+        return max(1, int(self._bytes_cap))
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows a chunk should have: three standard deviations below the byte cap, where rows differ in size."""
+        rows = self._rows_cap
+        if self._rows_refused <= self._max_rows and self.good_rows:
+            # between what works and what does not: halve the interval (in logarithms) until it is small
+            near = self._rows_refused < 1.1 * self.good_rows
+            rows = min(rows, self.good_rows if near else math.sqrt(self.good_rows * self._rows_refused))
+        if self._bytes_mean > 0:
+            fitting = self._bytes_cap / self._bytes_mean
+            if fitting < rows:
+                sigma = math.sqrt(max(0.0, self._bytes_square)) / self._bytes_mean
+                rows = min(rows, fitting / (1 + 3 * sigma / math.sqrt(max(1.0, fitting))))
+        return max(1, int(rows))
+
+    @property
+    def capped(self) -> bool:
+        """Whether the endpoint has shown a cap on rows below the user's own."""
+        return self._rows_cap < self._max_rows
+
+    @property
+    def _rows_vary(self) -> bool:
+        return self._bytes_square > (0.02 * self._bytes_mean) ** 2
+
+
+class Prover:
+    """Lets one request try a size that was never answered, while the others stay with what works."""
+
+    def __init__(self) -> None:
+        self._trying = 0
+        self._until_s = 0.0
+
+    def rows(self, want: int, *, good: int, now_s: float, patience_s: float) -> int:
+        """How many rows the next chunk may have, given that `want` are wanted and `good` are known to work."""
+        if want <= good * 1.1 or good <= 0:
+            return want
+        if self._trying and now_s < self._until_s:
+            return good
+        self._trying = want
+        self._until_s = now_s + patience_s
+        return want
+
+    def settled(self, rows: int) -> bool:
+        """A chunk of `rows` ended, well or badly: was it the trial?"""
+        if self._trying and rows >= 0.5 * self._trying:
+            self._trying = 0
+            return True
+        return False

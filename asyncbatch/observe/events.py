@@ -1,0 +1,111 @@
+"""What a `RunHook` is told. Frozen values; none holds row contents, headers or credentials."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from asyncbatch.model import Block, Outcome
+from asyncbatch.observe.metrics import Snapshot
+
+if TYPE_CHECKING:
+    from asyncbatch.observe.report import RunReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlanned:
+    """The plan is written; the first block is about to be read."""
+
+    job_id: str
+    endpoint: str
+    """`Endpoint.name`: never with secrets."""
+    rows: int | None
+    """Rows of the input, those done before included; None where only reading tells."""
+    resumed_rows: int
+    """Rows that earlier runs committed."""
+    files: int
+    blocks: int | None
+    """None where `rows` is."""
+    block_rows: int
+    columns_sent: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """Sent a few times a second while a run is under way, also when nothing moves."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartCommitted:
+    """A block is durable in the output."""
+
+    block: Block
+    rows_out: int
+    rows_rejected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsRejected:
+    """Rows got an error instead of a prediction."""
+
+    count: int
+    code: str
+    """`Reject.code`."""
+    message: str = ""
+    """The endpoint's or the reader's words about the first of them, without row contents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFailed:
+    """An invocation failed; what follows is decided elsewhere."""
+
+    summary: str
+    """`Failure.summary()`."""
+    outcome: Outcome
+    rows: int
+    attempt: int
+    """1 for the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something a person should know; the run goes on."""
+
+    message: str
+    """One sentence, no full stop."""
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """A decision and its reason, for `--explain`."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """No further block is admitted; the open ones are being finished."""
+
+    reason: str
+    """One clause: `SIGTERM received`, `the deadline of 2 h is reached`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The last event, whatever the end."""
+
+    report: "RunReport"
+
+
+Event: TypeAlias = (
+    RunPlanned
+    | Progressed
+    | PartCommitted
+    | RowsRejected
+    | RequestFailed
+    | Warned
+    | Explained
+    | Stopping
+    | RunFinished
+)

@@ -1,0 +1,162 @@
+"""Starts and stops the embedded endpoint."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiohttp import web
+
+from asyncbatch.errors import ConfigError
+from asyncbatch.server.app import EndpointApp
+from asyncbatch.server.config import ServeConfig, SimulationConfig
+from asyncbatch.server.dialects import dialect
+from asyncbatch.server.models import load_model
+
+GRACE_S = 5.0
+"""How long open requests may still take when the server stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running endpoint."""
+
+    config: ServeConfig
+    """As served: names and port filled in."""
+    app: EndpointApp
+
+    @property
+    def port(self) -> int:
+        return self.config.port
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:8080`: what `--endpoint-url` takes; with `/invocations` it is the container's
+        address."""
+        return base_url(self.config.host, self.config.port)
+
+    @property
+    def name(self) -> str:
+        """The (first) endpoint name."""
+        return self.config.endpoint_names[0]
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start."""
+        return self.app.statistics()
+
+
+@contextlib.asynccontextmanager
+async def serving(config: ServeConfig) -> AsyncIterator[Server]:
+    """Serve while the block runs. Answers from the first moment inside; the port is free again afterwards.
+
+    At its end open requests may take `GRACE_S` more; a model that runs longer is left to its thread.
+
+    Raises:
+        InputError: the model does not exist or is no ONNX model.
+        MissingExtraError: onnxruntime is not installed.
+        ConfigError: the address cannot be bound.
+    """
+    if config.model == "simulated" and config.simulation is None:
+        config = replace(config, simulation=SimulationConfig())
+    outputs = config.simulation.outputs if config.simulation is not None else 1
+    model = await asyncio.to_thread(load_model, config.model, outputs=outputs)
+    threads = config.threads or os.cpu_count() or 1
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncbatch-model")
+    app = EndpointApp(config, model=model, dialect=dialect(config.dialect), executor=executor)
+    runner = web.ServerRunner(web.Server(app.handle, access_log=None), shutdown_timeout=GRACE_S)
+    try:
+        await runner.setup()
+        await _listen(runner, config)
+        served = replace(config, names=config.endpoint_names, port=runner.addresses[0][1])
+        yield Server(config=served, app=app)
+    finally:
+        await runner.cleanup()
+        executor.shutdown(wait=False, cancel_futures=True)  # a model that still runs may not hold up the loop
+
+
+def run_forever(config: ServeConfig, *, say: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, then return. On uvloop if that is installed.
+
+    Args:
+        config: what to serve.
+        say: gets one line when the server answers; by default it is printed to stdout.
+
+    Raises:
+        UsageError: as `serving`.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_until_signal(config, say or _print))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def base_url(host: str, port: int) -> str:
+    """The address to type; a server bound to every interface is reached over loopback."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def announcement(server: Server) -> str:
+    """One line: what is served where, and a command to try."""
+    send = ""
+    if server.config.model == "flights":
+        from asyncbatch.server.flights import FEATURES
+
+        send = f" --send {','.join(FEATURES)}"
+    config = server.config
+    endpoint = (
+        f"-e {server.name} --endpoint-url {server.url} --region {config.region}"
+        if config.credentials
+        else f"-e {server.url}/invocations"  # needs no AWS credentials, not even made-up ones
+    )
+    return f"serving {server.name} at {server.url} · try: asyncbatch run FILE OUT {endpoint}{send}"
+
+
+async def _until_signal(config: ServeConfig, say: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    async with serving(config) as server:
+        say(announcement(server))
+        await stop.wait()
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second signal ends it at once
+            try:
+                loop.remove_signal_handler(number)
+            except NotImplementedError:  # Windows
+                signal.signal(number, signal.SIG_DFL)
+
+
+async def _listen(runner: web.ServerRunner, config: ServeConfig) -> None:
+    try:
+        await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
+    except OSError as error:
+        where = f"port {config.port} on {config.host}"
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"{where} is already in use", hint="give another with --port; 0 takes a free one"
+            ) from error
+        raise ConfigError(
+            f"cannot listen at {where}: {error.strerror or error}", hint="check --host and --port"
+        ) from error
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

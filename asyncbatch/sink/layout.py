@@ -1,0 +1,154 @@
+"""Where the output of a run and its state lie, decided from the sink's name alone.
+
+```
+OUT/                        a folder sink: nothing but part files, so that every reader takes it as it is
+OUT.asyncbatch/             the state, always beside the output
+    job-000001.json         the plan, one file a generation
+    files/ rejects/ tmp/ lease/
+    parts/                  of a single-file sink, until it is published
+    manifest.json errors.parquet report.json _SUCCESS
+```
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from asyncbatch.errors import OutputError
+from asyncbatch.model import Block
+
+SinkKind = Literal["folder", "file", "stream"]
+Format = Literal["parquet", "csv", "jsonl"]
+
+SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
+
+MANIFEST = "manifest.json"
+ERRORS = "errors.parquet"
+REPORT = "report.json"
+SUCCESS = "_SUCCESS"
+REPLACES = "replaces.json"
+"""Which file of someone else's a published single file may replace; written with `--overwrite`."""
+REJECTS = "rejects/"
+FILES = "files/"
+LEASES = "lease/"
+
+_PLAN = re.compile(r"job-(\d{6})\.json")
+_PART = re.compile(r"part-(\d{8})-(\d{12})-(\d{12})\.parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkLocation:
+    """A sink's name, understood."""
+
+    spec: str
+    """As given; how messages call it."""
+    kind: SinkKind
+    format: Format
+    target: Path
+    """The folder, or the single file; meaningless for a stream."""
+    state: Path
+
+    @property
+    def parts(self) -> Path:
+        """Where the parts are: in the folder itself, or in the state of a single file."""
+        return self.target if self.kind == "folder" else self.state / "parts"
+
+
+def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A002 (the option's name)
+    """Understand `out/`, `out.parquet`, `out.csv`, `out.jsonl`, `file:///…` and `-`; touches no disk.
+
+    `format` makes any name without a slash at its end a single file of that format, with one exception: a
+    folder's parts are Parquet, so `parquet` leaves a name without a suffix a folder.
+
+    Raises:
+        OutputError: an unknown scheme, no name, or a format that the sink cannot have.
+    """
+    if spec == "-":
+        if format == "parquet":
+            raise OutputError(
+                "Parquet cannot be written to stdout", hint="give a file name, or --format jsonl or csv"
+            )
+        nowhere = Path()
+        return SinkLocation(
+            spec=spec, kind="stream", format=_format(format) or "jsonl", target=nowhere, state=nowhere
+        )
+    text = _path_text(spec)
+    target = Path(text)
+    if not target.name or target.name == "..":
+        target = target.resolve()
+    if not target.name:
+        raise OutputError(f"{spec!r} cannot be an output", hint="name a folder or a file in it")
+    slash = text.endswith("/")
+    asked = _format(format)
+    by_name = None if slash else SUFFIXES.get(target.suffix.lower())
+    if slash and asked not in (None, "parquet"):
+        raise OutputError(
+            f"--format {asked} makes one file, and {spec} is a folder",
+            hint=f"name the file, such as {text.rstrip('/')}.{asked}",
+        )
+    single = by_name is not None or asked in ("csv", "jsonl")
+    return SinkLocation(
+        spec=spec,
+        kind="file" if single else "folder",
+        format=asked or by_name or "parquet",
+        target=target,
+        state=target.with_name(target.name + ".asyncbatch"),
+    )
+
+
+def part_name(block: Block) -> str:
+    """`part-00000000-000000000000-000000065536.parquet`: file number and rows; sorts in row order."""
+    return f"part-{block.name}.parquet"
+
+
+def parse_part_name(name: str) -> Block | None:
+    """The block of a part; None for any other name."""
+    match = _PART.fullmatch(name)
+    if match is None:
+        return None
+    return Block(file=int(match[1]), start=int(match[2]), stop=int(match[3]))
+
+
+def plan_name(generation: int) -> str:
+    return f"job-{generation:06d}.json"
+
+
+def parse_plan_name(name: str) -> int | None:
+    """The generation of a plan file; None for any other name."""
+    match = _PLAN.fullmatch(name)
+    return int(match[1]) if match is not None else None
+
+
+def file_record_name(number: int) -> str:
+    return f"{FILES}{number:08d}.json"
+
+
+def rejects_name(block: Block, attempt: str) -> str:
+    """One name an attempt: two writers of one block must never write to the same rejects file."""
+    return f"{REJECTS}{block.name}-{attempt}.parquet"
+
+
+def _format(asked: str | None) -> Format | None:
+    if asked is None:
+        return None
+    for each in SUFFIXES.values():
+        if asked == each:
+            return each
+    raise OutputError(f"unknown output format {asked!r}", hint=f"one of {', '.join(SUFFIXES.values())}")
+
+
+def _path_text(spec: str) -> str:
+    if not spec.strip():
+        raise OutputError("the output has no name", hint="give a folder, a file name, or - for stdout")
+    parts = urlsplit(spec)
+    if "://" not in spec:
+        return spec
+    if parts.scheme != "file":
+        raise OutputError(
+            f"outputs of scheme {parts.scheme}:// are not supported", hint="write to a local path and copy it"
+        )
+    if parts.netloc not in ("", "localhost"):
+        raise OutputError(f"{spec} names another machine", hint="file:///path has three slashes")
+    return unquote(parts.path)

@@ -1,0 +1,211 @@
+"""Who works on a job: so that a second start by mistake stops at once, and names the first.
+
+Advisory. Nothing of what is promised about the output rests on it: two processes that both believe to hold it
+only score some rows twice. A holder on this machine is dead as soon as its process is gone; any other when it
+has not renewed its lease for a minute.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from asyncbatch.errors import StoppedError
+from asyncbatch.sink.layout import LEASES
+from asyncbatch.store.base import Store, read_bytes
+
+HEARTBEAT_S = 15.0
+DEAD_AFTER_S = 60.0
+WHOLE = "all"
+"""The shard name of a process that does the whole job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A process that works on a job, as its lease says."""
+
+    host: str
+    boot: str
+    """Boot id of that machine and its process namespace; empty where unknown."""
+    pid: int
+    started: str
+    """Start time of the process in the units of its system: tells it from a later one of the same number."""
+    owner: str
+    """Marks its unfinished files."""
+    heartbeat: float
+    """Seconds since 1970, by the holder's clock."""
+
+
+class Machine(Protocol):
+    """What can be known of this machine and its processes."""
+
+    def myself(self, owner: str) -> Holder: ...
+
+    def process_started(self, pid: int) -> str | None:
+        """None if there is no such process; empty if its start time cannot be known."""
+        ...
+
+
+class ThisMachine:
+    """The real one."""
+
+    def myself(self, owner: str) -> Holder:
+        pid = os.getpid()
+        return Holder(
+            host=socket.gethostname(),
+            boot=_boot(),
+            pid=pid,
+            started=self.process_started(pid) or "",
+            owner=owner,
+            heartbeat=time.time(),
+        )
+
+    def process_started(self, pid: int) -> str | None:
+        if sys.platform == "linux":
+            try:
+                text = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                return None
+            # proc(5): the name in parentheses may hold anything; after it, field 3 is the state and 22 the
+            # start.
+            rest = text.rpartition(")")[2].split()
+            return None if rest[0] in ("Z", "X") else rest[19]
+        elif sys.platform == "win32":  # noqa: RET505 (mypy takes what follows an `if` of another platform for dead)
+            return ""  # os.kill would end the process there; its heartbeat decides
+        else:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return None
+            except OSError:
+                pass  # it exists and is someone else's
+            return ""
+
+
+def is_alive(holder: Holder, *, here: Holder, machine: Machine, now: float) -> bool:
+    """Whether `holder` may still be at work, seen from `here`."""
+    if holder.host == here.host and holder.boot == here.boot and here.boot:
+        started = machine.process_started(holder.pid)
+        if started is None:
+            return False
+        if started and holder.started:
+            return started == holder.started
+    return now - holder.heartbeat < DEAD_AFTER_S
+
+
+class Lease:
+    """Held by this process until `release`; call `heartbeat` every `HEARTBEAT_S` seconds."""
+
+    def __init__(self, store: Store, name: str, holder: Holder, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._name = name
+        self._holder = holder
+        self._clock = clock
+
+    def heartbeat(self) -> bool:
+        """Renew it; False if another process has taken it meanwhile, because this one looked dead."""
+        if not self._mine():
+            return False
+        self._holder = replace(self._holder, heartbeat=self._clock())
+        _store_holder(self._store, self._name, self._holder)
+        return True
+
+    def release(self) -> None:
+        """Give it back. Idempotent."""
+        if self._mine():
+            self._store.delete(self._name)
+
+    def _mine(self) -> bool:
+        there = _read(self._store, self._name)
+        return there is not None and there.owner == self._holder.owner
+
+
+def acquire(
+    store: Store,
+    *,
+    owner: str,
+    shard: str = WHOLE,
+    machine: Machine | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Lease:
+    """Take the lease of a shard (`0-of-4`) or of the whole job, and sweep what dead holders left unfinished.
+
+    The whole job excludes every other holder, and a shard excludes holders of that shard and of the whole.
+
+    Args:
+        store: the state folder.
+        owner: marks this process's unfinished files.
+
+    Raises:
+        StoppedError: a live process holds it; the message names it.
+    """
+    machine = machine if machine is not None else ThisMachine()
+    here = machine.myself(owner)
+    here = replace(here, heartbeat=clock())
+    name = f"{LEASES}{shard}.json"
+    alive: set[str] = set()
+    dead: set[str] = set()
+    for entry in store.list(LEASES):
+        holder = _read(store, entry.name)
+        if holder is None or holder.owner == owner:
+            continue
+        if not is_alive(holder, here=here, machine=machine, now=clock()):
+            dead.add(holder.owner)
+            continue
+        alive.add(holder.owner)
+        if shard == WHOLE or entry.name in (name, f"{LEASES}{WHOLE}.json"):
+            raise _held(store, holder)
+    content = _content(here)
+    if not store.create_if_absent(name, lambda file: file.write(content)):
+        _store_holder(store, name, here)  # of a dead holder
+    lease = Lease(store, name, here, clock)
+    taken = _read(store, name)
+    if taken is not None and taken.owner != owner:
+        raise _held(store, taken)
+    store.sweep(live=alive, dead=dead, before=clock() - DEAD_AFTER_S)
+    return lease
+
+
+def new_owner() -> str:
+    """A mark of this process, unlike any other."""
+    return uuid.uuid4().hex[:12]
+
+
+def _held(store: Store, holder: Holder) -> StoppedError:
+    return StoppedError(
+        f"process {holder.pid} on {holder.host} is at work on {store.root}",
+        hint="wait for it, or stop it; the same command goes on from there",
+    )
+
+
+def _boot() -> str:
+    """Empty where the system does not tell: then only heartbeats count."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # Containers share the boot id but not their process numbers.
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return "unknown" if sys.platform == "darwin" else ""
+
+
+def _content(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder), indent=1).encode() + b"\n"
+
+
+def _store_holder(store: Store, name: str, holder: Holder) -> None:
+    content = _content(holder)
+    store.replace(name, lambda file: file.write(content))
+
+
+def _read(store: Store, name: str) -> Holder | None:
+    """None if it is gone or unreadable: then nobody holds it."""
+    try:
+        return Holder(**json.loads(read_bytes(store, name)))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None

@@ -1,0 +1,394 @@
+"""One output from beginning to end: what the pipeline needs of the sink.
+
+```python
+with open_sink("out/") as output:          # new, ours, or OutputError; takes the lease
+    if output.finished: ...                # nothing to do
+    if output.plan is None:
+        output.start(plan)                 # written once
+    output.sink.write(block, table, ...)   # in any order, from any thread
+    output.finish(report)                  # None while parts are missing
+```
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from asyncbatch.errors import OutputError
+from asyncbatch.sink.footer import read_part_footer
+from asyncbatch.sink.layout import (
+    ERRORS,
+    FILES,
+    MANIFEST,
+    REJECTS,
+    REPLACES,
+    REPORT,
+    SUCCESS,
+    SinkLocation,
+    locate,
+    parse_part_name,
+    parse_plan_name,
+)
+from asyncbatch.sink.lease import WHOLE, Lease, acquire, new_owner
+from asyncbatch.sink.manifest import Manifest, MissingRange, load_manifest, tiling, write_manifest
+from asyncbatch.sink.parts import PartsSink, is_invisible, list_parts
+from asyncbatch.sink.plan import Plan, create_plan, load_plan, plan_differences
+from asyncbatch.sink.publish import allow_replacing, may_replace, publish
+from asyncbatch.store.base import Store, read_bytes
+from asyncbatch.store.local import LocalStore
+
+
+class Output:
+    """An output that is new or ours. Made by `open_sink`; close it, or use it in a `with`."""
+
+    def __init__(
+        self,
+        *,
+        location: SinkLocation,
+        state: Store,
+        parts: Store,
+        target: Store,
+        lease: Lease | None,
+        take_lease: Callable[[], Lease],
+    ) -> None:
+        self._location = location
+        self._state = state
+        self._parts = parts
+        self._target = target
+        self._lease = lease  # None until `start` makes a new output's state folder
+        self._take_lease = take_lease
+        self._plan = load_plan(state)
+        self._sink: PartsSink | None = None
+        self._finished = self._plan is not None and self._look_finished(self._plan)
+
+    @property
+    def location(self) -> SinkLocation:
+        return self._location
+
+    @property
+    def state(self) -> Store:
+        """The state folder, for what else belongs there."""
+        return self._state
+
+    @property
+    def plan(self) -> Plan | None:
+        """None as long as nothing was planned."""
+        return self._plan
+
+    @property
+    def finished(self) -> bool:
+        """The job was finished before, and its output is still there."""
+        return self._finished
+
+    @property
+    def sink(self) -> PartsSink:
+        """Where blocks go; needs a plan."""
+        if self._plan is None:
+            raise ValueError("nothing was planned yet: call start first")
+        if self._sink is None:
+            self._sink = PartsSink(plan=self._plan, parts=self._parts, state=self._state)
+        return self._sink
+
+    def start(self, plan: Plan, *, expected_bytes: int = 0) -> Plan:
+        """Write the plan; the one that holds, which is another process's if that was faster and says the
+        same.
+
+        Args:
+            expected_bytes: size of the whole output, as far as it can be guessed.
+
+        Raises:
+            OutputError: the output cannot be written or has too little room, a column's type cannot be
+                written, or another process planned something else there at the same time.
+            StoppedError: another process has begun to work on it.
+        """
+        check_schema(plan)
+        if self._lease is None:
+            self._state.prepare()
+            self._lease = self._take_lease()
+        self._parts.prepare(expected_bytes=expected_bytes)
+        there = create_plan(self._state, plan)
+        if there.job_id != plan.job_id and (differences := plan_differences(there, plan)):
+            raise OutputError(
+                f"another process has just planned {self._location.spec} differently ({differences[0]})",
+                hint="choose another output for one of them",
+            )
+        self._plan = there
+        return there
+
+    def missing(self) -> list[MissingRange]:
+        """The rows that no part holds yet; none when `finish` will finish."""
+        return tiling(self.sink.plan, self.sink.committed(), self.sink.file_rows())
+
+    def finish(self, report: Mapping[str, Any]) -> Manifest | None:
+        """Write the report; and if every row is in a part, the manifest, the single file and `_SUCCESS`.
+
+        Repeatable after a crash at any point. None if rows are missing: another shard's, or a run that
+        stopped.
+
+        Raises:
+            OutputError: a part is damaged or not ours, or something else stands where the single file goes.
+            StorageError: the store failed; the parts stay.
+        """
+        self.write_report(report)
+        try:
+            return self._finish()
+        except (FileNotFoundError, OutputError) as error:
+            # Another shard may have seen the full tiling too, published, and removed the parts.
+            manifest = load_manifest(self._state)
+            if manifest is not None and self._state.stat(SUCCESS) is not None:
+                return manifest
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                f"a part of {self._location.spec} vanished", hint="run the same command again"
+            ) from error
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """Replace `report.json`: of a run that stopped as well."""
+        content = json.dumps(report, indent=1, ensure_ascii=False, default=str).encode() + b"\n"
+        self._state.replace(REPORT, lambda file: file.write(content))
+
+    def report(self) -> dict[str, Any] | None:
+        """The last report; None without one."""
+        try:
+            values = json.loads(read_bytes(self._state, REPORT))
+        except (FileNotFoundError, ValueError):
+            return None
+        return values if isinstance(values, dict) else None
+
+    def heartbeat(self) -> bool:
+        """Renew the lease, every `lease.HEARTBEAT_S` seconds; False if another process has taken it."""
+        return self._lease is None or self._lease.heartbeat()
+
+    def close(self) -> None:
+        """Give the lease back. Idempotent."""
+        if self._lease is not None:
+            self._lease.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _finish(self) -> Manifest | None:
+        if self.missing():
+            return None
+        sink = self.sink
+        if self._location.kind == "folder" and not sink.committed():
+            sink.write_empty()
+        manifest = write_manifest(sink, parts_store=self._parts, state=self._state)
+        success: dict[str, Any] = {"manifest": manifest.digest}
+        if self._location.kind == "file":
+            entry = publish(
+                plan=sink.plan,
+                manifest=manifest,
+                format=self._location.format,
+                parts=sink.committed(),
+                parts_store=self._parts,
+                target=self._target,
+                name=self._location.target.name,
+                state=self._state,
+            )
+            success["target_bytes"] = entry.size_bytes
+        content = json.dumps(success).encode() + b"\n"
+        self._state.replace(SUCCESS, lambda file: file.write(content))
+        if self._location.kind == "file":
+            self._remove_published_parts()
+        self._finished = True
+        return manifest
+
+    def _look_finished(self, plan: Plan) -> bool:
+        """Whether it is; what a crash after the end has left is tidied up, and a `_SUCCESS` that is none any
+        more goes."""
+        try:
+            success = json.loads(read_bytes(self._state, SUCCESS))
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            success = {}
+        if self._location.kind == "folder":
+            sink = PartsSink(plan=plan, parts=self._parts, state=self._state)
+            parts = sink.committed()
+            if parts and not tiling(plan, parts, sink.file_rows()):
+                return True
+            for name in (SUCCESS, MANIFEST):  # a part was removed: its rows are scored again
+                self._state.delete(name)
+            return False
+        there = self._target.stat(self._location.target.name)
+        if there is None or there.size_bytes != success.get("target_bytes"):
+            raise OutputError(
+                f"{self._location.spec} was finished before and then {'changed' if there else 'removed'}",
+                hint="--overwrite scores every row again; or choose another output",
+            )
+        self._remove_published_parts()
+        return True
+
+    def _remove_published_parts(self) -> None:
+        for part in list_parts(self._parts):
+            self._parts.delete(part.name)
+        self._parts.remove_empty_folders()
+
+
+def open_sink(
+    spec: str,
+    *,
+    format: str | None = None,  # noqa: A002 (the option's name)
+    overwrite: bool = False,
+    shard: str = WHOLE,
+) -> Output:
+    """Open the output named `spec` for a run: a new one, or one of ours to go on with.
+
+    Of a new one nothing is made on disk before `Output.start`.
+
+    Args:
+        spec: a folder or a single file; not `-`.
+        format: as `--format`.
+        overwrite: remove what an earlier job left there, if it was ours; a single file of someone else's is
+            replaced when the new one is complete.
+        shard: whose lease to take.
+
+    Raises:
+        OutputError: it cannot be an output, or holds what is not ours.
+        StoppedError: another process is at work on it.
+    """
+    location = locate(spec, format=format)
+    if location.kind == "stream":
+        raise ValueError("stdout is written by TextWriter")
+    owner = new_owner()
+    state: Store = LocalStore(location.state, location.state, owner=owner)
+    parts: Store = LocalStore(location.parts, location.state, owner=owner)
+    target: Store = LocalStore(location.target.parent, location.state, owner=owner)
+    _check_places(location)
+    if not overwrite:
+        _check_ours(location, state, parts, target)
+    elif location.kind == "folder":
+        _foreign(location, parts, has_plan=bool(state.list("job-")))
+
+    def take_lease() -> Lease:
+        return acquire(state, owner=owner, shard=shard)
+
+    lease = None
+    if location.state.exists():
+        state.prepare()
+        lease = take_lease()
+    try:
+        if overwrite:
+            wipe(location, state=state, parts=parts, target=target)
+        return Output(
+            location=location, state=state, parts=parts, target=target, lease=lease, take_lease=take_lease
+        )
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
+
+
+def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> None:
+    """Remove an earlier job's parts and state, and nothing else; the plan goes last.
+
+    A single file that stands at the target stays until the new one replaces it.
+    """
+    there = target.stat(location.target.name) if location.kind == "file" else None
+    for name in (SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES):
+        state.delete(name)
+    for entry in parts.list():
+        if parse_part_name(entry.name) is not None:
+            parts.delete(entry.name)
+    for prefix in (FILES, REJECTS, "job-"):
+        for entry in state.list(prefix):
+            if prefix != "job-" or parse_plan_name(entry.name) is not None:
+                state.delete(entry.name)
+    if there is not None:
+        allow_replacing(state, there)
+
+
+def check_schema(plan: Plan) -> None:
+    """Raises OutputError if a column's type cannot be written as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for column in plan.schema:
+        schema = pa.schema([column])
+        try:
+            with pq.ParquetWriter(pa.BufferOutputStream(), schema) as writer:
+                writer.write_table(schema.empty_table())
+        except (pa.ArrowException, OSError) as error:
+            raise OutputError(
+                f"column {column.name!r} of type {column.type} cannot be written as Parquet",
+                hint=f"leave it out: --keep with the other columns, without {column.name}",
+            ) from error
+
+
+def _check_places(location: SinkLocation) -> None:
+    """The folder around it exists, and files and folders are where they should be."""
+    parent = location.target.parent
+    if not parent.exists():
+        raise OutputError(
+            f"the folder {parent} for the output {location.spec} does not exist",
+            hint=f"create it first: mkdir -p {parent}",
+        )
+    if not parent.is_dir():
+        raise OutputError(f"{parent} is a file, not a folder", hint="choose another output")
+    if not location.state.exists() and not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"the folder {parent} for the output {location.spec} is not writable",
+            hint="choose another output, or make that folder writable",
+        )
+    if location.kind == "folder" and location.target.exists() and not location.target.is_dir():
+        raise OutputError(
+            f"{location.spec} is a file, and the output is a folder of parts",
+            hint="choose another name; one that ends in .parquet, .csv or .jsonl makes a single file",
+        )
+    if location.kind == "file" and location.target.is_dir():
+        raise OutputError(
+            f"{location.spec} is a folder, and the output is a single file",
+            hint="choose another name; a / at its end makes it a folder of parts",
+        )
+    if location.state.exists() and not location.state.is_dir():
+        raise OutputError(
+            f"{location.state} is a file, and asyncbatch keeps its state in a folder of that name",
+            hint="choose another output, or move that file",
+        )
+
+
+def _check_ours(location: SinkLocation, state: Store, parts: Store, target: Store) -> None:
+    planned = load_plan(state) is not None
+    if location.kind == "folder":
+        _foreign(location, parts, has_plan=planned)
+        found = list_parts(parts)
+        if found and not planned:
+            raise OutputError(
+                f"{location.spec} holds parts of an earlier run, but its state {location.state} is gone",
+                hint="choose another output, or --overwrite to start anew",
+            )
+        return
+    there = target.stat(location.target.name)
+    if there is None or may_replace(state, there) or state.stat(MANIFEST) is not None:
+        return  # after the manifest it is our own, or publishing tells
+    raise OutputError(
+        f"{location.spec} exists" + (" and was not written by this job" if planned else ""),
+        hint="choose another output, or --overwrite to replace it when the new one is complete",
+    )
+
+
+def _foreign(location: SinkLocation, parts: Store, *, has_plan: bool) -> None:
+    """Refuse a folder that holds what asyncbatch did not write; with `--overwrite` too."""
+    for entry in parts.list():
+        if is_invisible(entry.name):
+            continue
+        named = parse_part_name(entry.name) is not None
+        if named and not has_plan:
+            try:
+                read_part_footer(parts, entry.name)
+            except (OutputError, FileNotFoundError):
+                named = False
+        if not named:
+            raise OutputError(
+                f"{location.spec} holds {entry.name}, which asyncbatch did not write",
+                hint="choose another output, or move that file; --overwrite removes only what is ours",
+            )

@@ -1,0 +1,257 @@
+"""The plan of a job: what was decided once, and what every later process of the job goes by.
+
+It is written once, by exclusive creation, and never changed. When the same command is given again, what it
+says now is compared with it field by field.
+"""
+
+import base64
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from asyncbatch._version import __version__
+from asyncbatch.config import RunConfig
+from asyncbatch.errors import OutputError
+from asyncbatch.model import InputFile
+from asyncbatch.sink.layout import parse_plan_name, plan_name
+from asyncbatch.store.base import Store, read_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One generation of a job."""
+
+    files: tuple[InputFile, ...]
+    block_rows: int
+    schema: "pa.Schema"
+    """Of every part; without schema-level metadata."""
+    reply: Mapping[str, Any]
+    """The reply layout, as JSON values; opaque here."""
+    options: Mapping[str, Any]
+    """The semantic options, as JSON values."""
+    endpoint: Mapping[str, str | None]
+    """The endpoint's identity; None means unknown, which equals any."""
+    source: str
+    """As given on the command line."""
+    min_rows: int = 1
+    """Rows of the smallest request that the endpoint can answer."""
+    job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    generation: int = 1
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    asyncbatch_version: str = __version__
+
+    @cached_property
+    def config_hash(self) -> str:
+        """16 hexadecimal digits over all that decides what a part holds; in every part's footer."""
+        decisive = {
+            "block_rows": self.block_rows,
+            "schema": _schema_text(self.schema),
+            "reply": self.reply,
+            "options": self.options,
+            "files": [[file.path, dict(file.fingerprint)] for file in self.files],
+        }
+        return hashlib.sha256(_canonical(decisive)).hexdigest()[:16]
+
+    @property
+    def limit(self) -> int | None:
+        """`--limit`: rows of the input that are looked at, over all files in order."""
+        value = self.options.get("limit")
+        return int(value) if value is not None else None
+
+    @property
+    def drops_rejects(self) -> bool:
+        """Whether rejected rows are left out of the parts."""
+        return self.options.get("on_error") == "drop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing that the plan and the command say differently."""
+
+    field: str
+    """`options.body`, `endpoint.region`, `input data/a.csv` …"""
+    planned: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: planned {self.planned}, now {self.now}"
+
+
+def create_plan(store: Store, plan: Plan) -> Plan:
+    """Write `plan` unless there is one of its generation already; the one that is there, in either case.
+
+    The caller compares: of two first runs at once, both go by the plan of the first.
+
+    Raises:
+        OutputError: the plan that is there cannot be read.
+    """
+    content = plan_to_json(plan)
+    store.create_if_absent(plan_name(plan.generation), lambda file: file.write(content))
+    winner = load_plan(store)
+    if winner is None:
+        raise OutputError(
+            f"the plan in {store.root} vanished", hint="is something else removing files there?"
+        )
+    return winner
+
+
+def load_plan(store: Store) -> Plan | None:
+    """The newest generation; None if nothing was planned there.
+
+    Raises:
+        OutputError: it is damaged, or of a later version of asyncbatch.
+    """
+    generations = [
+        generation for entry in store.list("job-") if (generation := parse_plan_name(entry.name)) is not None
+    ]
+    if not generations:
+        return None
+    name = plan_name(max(generations))
+    return plan_from_json(read_bytes(store, name), where=f"{store.root}/{name}")
+
+
+def plan_to_json(plan: Plan) -> bytes:
+    """What is stored: JSON, indented for people."""
+    values = {
+        "format_version": FORMAT_VERSION,
+        "asyncbatch_version": plan.asyncbatch_version,
+        "job_id": plan.job_id,
+        "generation": plan.generation,
+        "created": plan.created,
+        "source": plan.source,
+        "files": [_file_to_json(file) for file in plan.files],
+        "block_rows": plan.block_rows,
+        "min_rows": plan.min_rows,
+        "columns": [f"{each.name}: {each.type}" for each in plan.schema],
+        "schema": _schema_text(plan.schema),
+        "reply": plan.reply,
+        "options": plan.options,
+        "endpoint": plan.endpoint,
+        "config_hash": plan.config_hash,
+    }
+    return json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def plan_from_json(content: bytes, *, where: str) -> Plan:
+    """Raises OutputError if `content` is no plan, or one of a later format; `where` is for the message."""
+    import pyarrow as pa
+
+    try:
+        values = json.loads(content)
+        version = int(values["format_version"])
+        if version > FORMAT_VERSION:
+            raise OutputError(
+                f"{where} was written by asyncbatch {values.get('asyncbatch_version', '?')}, which is newer"
+                f" than this one ({__version__})",
+                hint="install that version or a later one, or choose another output",
+            )
+        return Plan(
+            files=tuple(_file_from_json(each) for each in values["files"]),
+            block_rows=int(values["block_rows"]),
+            min_rows=int(values["min_rows"]),
+            schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["schema"]))),
+            reply=values["reply"],
+            options=values["options"],
+            endpoint=values["endpoint"],
+            source=values["source"],
+            job_id=str(values["job_id"]),
+            generation=int(values["generation"]),
+            created=str(values["created"]),
+            asyncbatch_version=str(values["asyncbatch_version"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, OSError) as error:
+        raise OutputError(
+            f"{where} is damaged ({type(error).__name__})",
+            hint="--overwrite starts anew; or choose another output",
+        ) from error
+
+
+def plan_differences(old: Plan, new: Plan) -> list[Difference]:
+    """What may not differ between a job and a command that wants to resume it, field by field.
+
+    Files of `new` that `old` does not list are no difference: they wait for the next generation. An option
+    that only one of the two knows was added by a later version and stands at its default in the other.
+    """
+    found = _file_differences(old.files, new.files)
+    if old.block_rows != new.block_rows:
+        found.append(_difference("block_rows", old.block_rows, new.block_rows))
+    if old.min_rows != new.min_rows:
+        found.append(_difference("min_rows", old.min_rows, new.min_rows))
+    found += _schema_differences(old.schema, new.schema)
+    found += _mapping_differences("reply", old.reply, new.reply, {})
+    found += _mapping_differences("options", old.options, new.options, RunConfig().semantic())
+    found += [
+        _difference(f"endpoint.{name}", old.endpoint[name], new.endpoint[name])
+        for name in sorted(old.endpoint.keys() & new.endpoint.keys())
+        if None not in (old.endpoint[name], new.endpoint[name]) and old.endpoint[name] != new.endpoint[name]
+    ]
+    return found
+
+
+def _file_differences(old: Sequence[InputFile], new: Sequence[InputFile]) -> list[Difference]:
+    now = {file.path: file for file in new}
+    found = []
+    for file in old:
+        other = now.get(file.path)
+        if other is None:
+            found.append(Difference(field=f"input {file.path}", planned="listed", now="missing"))
+        elif dict(file.fingerprint) != dict(other.fingerprint):
+            found.append(_difference(f"input {file.path}", dict(file.fingerprint), dict(other.fingerprint)))
+    return found
+
+
+def _schema_differences(old: "pa.Schema", new: "pa.Schema") -> list[Difference]:
+    if old.names != new.names:
+        return [_difference("output columns", old.names, new.names)]
+    return [
+        _difference(f"output column {name}", old.field(name).type, new.field(name).type)
+        for name in old.names
+        if old.field(name).type != new.field(name).type
+    ]
+
+
+def _mapping_differences(
+    prefix: str, old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[Difference]:
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name, defaults.get(name)), new.get(name, defaults.get(name))
+        if _canonical(before) != _canonical(after):
+            found.append(_difference(f"{prefix}.{name}", before, after))
+    return found
+
+
+def _difference(name: str, planned: object, now: object) -> Difference:
+    return Difference(field=name, planned=_short(planned), now=_short(now))
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list).encode()
+
+
+def _schema_text(schema: "pa.Schema") -> str:
+    return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode()
+
+
+def _file_to_json(file: InputFile) -> dict[str, Any]:
+    values = {each.name: getattr(file, each.name) for each in fields(file)}
+    return {**values, "fingerprint": dict(file.fingerprint), "partitions": dict(file.partitions)}
+
+
+def _file_from_json(values: Mapping[str, Any]) -> InputFile:
+    return InputFile(**values)

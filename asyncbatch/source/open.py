@@ -1,0 +1,41 @@
+"""From what a user names to an opened source."""
+
+from collections.abc import Callable, Sequence
+
+from asyncbatch.config import InputConfig
+from asyncbatch.errors import InputError
+from asyncbatch.source import opening
+from asyncbatch.source.arrow import open_arrow
+from asyncbatch.source.csv import open_csv
+from asyncbatch.source.formats import Format, one_format
+from asyncbatch.source.jsonlines import open_jsonlines
+from asyncbatch.source.memory import open_arrow_data
+from asyncbatch.source.opened import OpenedSource
+from asyncbatch.source.parquet import open_parquet
+from asyncbatch.source.paths import FoundFile, find_files
+
+_OPEN: dict[Format, Callable[[Sequence[FoundFile], InputConfig], OpenedSource]] = {
+    "parquet": open_parquet,
+    "csv": open_csv,
+    "jsonl": open_jsonlines,
+    "arrow": open_arrow,
+}
+
+
+def open_files(spec: str, config: InputConfig) -> OpenedSource:
+    """Open a file, folder, glob or `file://` URI. See `asyncbatch.source.open_source`."""
+    found = []
+    for each in find_files(spec, allow_empty=config.allow_empty):
+        if opening.stat(each.path).size_bytes:
+            found.append(each)
+        elif not config.allow_empty:
+            raise InputError(f"{each.path} is empty (0 bytes)", hint="leave it out, or say --allow-empty")
+    if not found:
+        return open_arrow([], config)
+    kind = one_format([each.path for each in found], config.input_format)
+    return _OPEN[kind](found, config)
+
+
+def open_memory(data: object, config: InputConfig) -> OpenedSource:
+    """Open Arrow data of this process. See `asyncbatch.source.open_source`."""
+    return open_arrow_data(data, config)

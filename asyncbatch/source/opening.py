@@ -1,0 +1,141 @@
+"""The one place where input files are listed and opened: the seam for other file systems."""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from asyncbatch.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMES = ("file",)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStat:
+    """What identifies a state of a file."""
+
+    size_bytes: int
+    mtime_ns: int
+
+
+def local_path(spec: str) -> str:
+    """The path of a spec: itself, or what a `file://` URI names.
+
+    Raises:
+        InputError: a URI of another scheme, or of another host.
+    """
+    match = _SCHEME.match(spec)
+    if match is None:
+        return spec
+    scheme = match[1].lower()
+    if scheme not in SCHEMES:
+        raise InputError(
+            f"the source has the scheme {scheme}://, which cannot be read",
+            hint=f"give a local path, or one of {', '.join(each + '://' for each in SCHEMES)}",
+        )
+    parts = urlsplit(spec.replace("?", "%3F").replace("#", "%23"))
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(
+            f"{spec} names the host {parts.netloc}", hint="a local file is file:///path, with three slashes"
+        )
+    return url2pathname(parts.path) if "%" in parts.path else unquote(parts.path)
+
+
+def is_gzip(path: str) -> bool:
+    """True when the file's first two bytes are those of gzip (RFC 1952), whatever its name."""
+    return read_range(path, 0, 2) == b"\x1f\x8b"
+
+
+def stat(path: str) -> FileStat:
+    """Size and modification time.
+
+    Raises:
+        InputError: the file is missing or not readable.
+    """
+    with reading(path):
+        found = Path(path).stat()
+    return FileStat(size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def open_binary(path: str, *, compressed: bool = False, offset: int = 0) -> IO[bytes]:
+    """Open for reading at byte `offset`; inflated while read when `compressed` (then `offset` must be 0).
+
+    Raises:
+        InputError: the file is missing or not readable.
+    """
+    with reading(path):
+        if compressed:
+            return cast("IO[bytes]", gzip.GzipFile(path, "rb"))
+        stream = Path(path).open("rb", buffering=0)  # noqa: SIM115  # the caller closes it
+        stream.seek(offset)
+        return stream
+
+
+def open_arrow(path: str, *, mapped: bool = False) -> "pa.NativeFile":
+    """Open for random access by pyarrow, outside the interpreter lock; `mapped` into memory when asked.
+
+    Raises:
+        InputError: the file is missing or not readable.
+    """
+    import pyarrow as pa
+
+    with reading(path):
+        return pa.memory_map(path, "r") if mapped else pa.OSFile(path, "rb")
+
+
+def read_range(path: str, start: int, length: int) -> bytes:
+    """At most `length` bytes from `start`.
+
+    Raises:
+        InputError: the file is missing or not readable.
+    """
+    with reading(path), Path(path).open("rb", buffering=0) as stream:
+        stream.seek(start)
+        return _read_full(stream, length)
+
+
+def _read_full(stream: IO[bytes], length: int) -> bytes:
+    pieces = []
+    while length > 0 and (piece := stream.read(length)):
+        pieces.append(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def read_block(path: str, stream: IO[bytes], length: int) -> bytes:
+    """The next `length` bytes of an open stream; fewer only at its end.
+
+    Raises:
+        InputError: reading failed, or the gzip data are damaged or end early.
+    """
+    with reading(path):
+        return _read_full(stream, length)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what reading `path` may raise into an `InputError` that names the file."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path} is a damaged or truncated gzip file", hint="copy it again, or test it with gzip -t"
+        ) from error
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} does not exist", hint="check the path; quote it if it holds * or spaces"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}", hint="check its permissions"
+        ) from error

@@ -1,0 +1,102 @@
+"""What the sink needs of a place to keep files. Small, so that a disk and an object store can both give
+it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeAlias
+
+Write: TypeAlias = Callable[[BinaryIO], object]
+"""Writes the whole content to the file it is given; may be called once only, must not close it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One stored file."""
+
+    name: str
+    """Relative to the store's root, with `/`."""
+    size_bytes: int
+    version: str
+    """Differs when the content was replaced: modification time on disk, ETag or generation in object
+    stores."""
+
+
+class Store(Protocol):
+    """Named files below one root. Safe to use from several threads and by several processes at once.
+
+    A name is seen whole or not at all: whatever is listed or read was written to its end, and no crash, lost
+    connection or second writer changes that. When a method returns, what it did survives a crash of the
+    machine. Every method raises StorageError when the disk or the service fails; it never retries a failed
+    write of its own accord.
+    """
+
+    @property
+    def root(self) -> str:
+        """How messages call the place."""
+        ...
+
+    def prepare(self, *, expected_bytes: int = 0) -> None:
+        """Make the root where needed, and prove that it can be written.
+
+        Raises:
+            OutputError: it cannot be written, has no room for `expected_bytes`, or cannot promise what this
+            class does.
+        """
+        ...
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """Every file whose name starts with `prefix`, by name. What is listed survives a crash."""
+        ...
+
+    def stat(self, name: str) -> Entry | None:
+        """None if there is no such file."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """For reading, seekable. The caller closes it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        ...
+
+    def local_path(self, name: str) -> Path | None:
+        """Where the file lies on this machine, if it does."""
+        ...
+
+    def create_if_absent(self, name: str, write: Write) -> bool:
+        """Create `name` with what `write` writes, unless it is there already; of several writers exactly one
+        gets True.
+
+        False means that a complete file of that name is there, and survives a crash.
+        """
+        ...
+
+    def replace(self, name: str, write: Write) -> None:
+        """Create or replace `name`: readers see the old content or the new, never both or neither."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; it is no error if it is not there."""
+        ...
+
+    def sweep(self, *, live: set[str], dead: set[str], before: float) -> None:
+        """Remove what writers left unfinished: those of `dead`, and of unknown ones what was last written
+        `before` (seconds since 1970); never what belongs to `live` or to this process."""
+        ...
+
+    def remove_empty_folders(self) -> None:
+        """Remove the root and the folders in it as far as they hold no file; nothing where there are no
+        folders."""
+        ...
+
+
+def read_bytes(store: Store, name: str) -> bytes:
+    """The whole content of `name`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with store.open(name) as file:
+        return file.read()

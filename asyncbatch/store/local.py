@@ -1,0 +1,277 @@
+"""Files on a disk, committed so that a crash at any moment leaves each of them whole or absent.
+
+A file is written under a name of its own in `tmp/` of the state folder, synced, and only then given its real
+name by a hard link, which fails if the name is taken: of several writers exactly one wins. Then the folder is
+synced, and only then is the commit reported. A failed sync ends the attempt and is never tried again: the
+kernel may have dropped the pages it could not write and reports that once only (Rebello et al., "Can
+Applications Recover from fsync Failures?", USENIX ATC 2020).
+"""
+
+import errno
+import logging
+import uuid
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from asyncbatch.errors import OutputError, StorageError
+from asyncbatch.store.base import Entry, Write
+from asyncbatch.store.faults import output_error, storage_error
+from asyncbatch.store.filesystem import FileSystem, OsFileSystem, Scanned
+
+Entries: TypeAlias = list[Entry]  # inside the class `list` is a method
+
+_log = logging.getLogger(__name__)
+
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+MINIMUM_FREE_BYTES = 16 * 2**20
+"""Less than this left on the disk and a run is not started."""
+
+
+class LocalStore:
+    """A `Store` below `root`; unfinished files lie in `state_root/tmp`, which must be on the same file
+    system.
+
+    Args:
+        root: where the names are.
+        state_root: the state folder; may be `root` itself.
+        files: the calls to the operating system.
+        owner: marks the unfinished files of this process, so that others can `sweep` them when it is gone.
+    """
+
+    def __init__(
+        self, root: Path, state_root: Path, *, files: FileSystem | None = None, owner: str | None = None
+    ) -> None:
+        self._root = root
+        self._temp = state_root / "tmp"
+        self._files = files if files is not None else OsFileSystem()
+        self._owner = owner or uuid.uuid4().hex[:12]
+        self._ready: set[Path] = set()
+        self._hard_links = True
+
+    @property
+    def root(self) -> str:
+        return str(self._root)
+
+    def prepare(self, *, expected_bytes: int = 0) -> None:
+        try:
+            self._ensure_folder(self._root)
+            if not self._files.stat(self._root).is_folder:
+                raise NotADirectoryError(errno.ENOTDIR, "not a folder")
+            self._ensure_folder(self._temp)
+            if self._files.device(self._root) != self._files.device(self._temp):
+                raise OutputError(
+                    f"{self._root} and its state folder {self._temp.parent} are on different file systems",
+                    hint=f"choose a folder below it, such as {self._root / 'scored'}",
+                )
+            # Not tried out in the root: readers of the output would see the file.
+            probe = self._temp / f"{self._owner}-{uuid.uuid4().hex}"
+            self._files.create(probe).close()
+            self._files.unlink(probe)
+            if not self._files.writable(self._root):
+                raise OSError(errno.EACCES, "not writable")
+            free = self._files.free_bytes(self._root)
+        except OSError as error:
+            raise output_error(error, path=str(self._root)) from error
+        if free < max(expected_bytes, MINIMUM_FREE_BYTES):
+            raise OutputError(
+                f"{self._root} has {free / 1e6:,.0f} MB free, and about"
+                f" {max(expected_bytes, MINIMUM_FREE_BYTES) / 1e6:,.0f} MB are needed",
+                hint="free some space, or choose an output on another disk",
+            )
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        found: Entries = []
+        folder = prefix.rpartition("/")[0]
+        try:
+            self._walk(self._root / folder, f"{folder}/" if folder else "", found)
+        except OSError as error:
+            raise storage_error(error, doing=f"listing {self._root / folder}") from error
+        return sorted(
+            (entry for entry in found if entry.name.startswith(prefix)), key=lambda entry: entry.name
+        )
+
+    def stat(self, name: str) -> Entry | None:
+        try:
+            found = self._files.stat(self._root / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise storage_error(error, doing=f"looking at {self._root / name}") from error
+        return None if found.is_folder else _entry(name, found)
+
+    def open(self, name: str) -> BinaryIO:
+        try:
+            return self._files.open(self._root / name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise storage_error(error, doing=f"reading {self._root / name}") from error
+
+    def local_path(self, name: str) -> Path | None:
+        return self._root / name
+
+    def create_if_absent(self, name: str, write: Write) -> bool:
+        final = self._root / name
+        temp = self._write_temp(final, write)
+        try:
+            created = self._link(temp, final) if self._hard_links else self._claim(temp, final)
+            # Also when another writer was first: it may not have synced the folder yet, and the answer
+            # "it is there" must survive a crash.
+            self._files.sync_folder(final.parent)
+        except OSError as error:
+            raise storage_error(error, doing=f"committing {final}") from error
+        finally:
+            self._discard(temp)
+        return created
+
+    def replace(self, name: str, write: Write) -> None:
+        final = self._root / name
+        temp = self._write_temp(final, write)
+        try:
+            self._files.rename(temp, final)
+            self._files.sync_folder(final.parent)
+        except OSError as error:
+            self._discard(temp)
+            raise storage_error(error, doing=f"replacing {final}") from error
+
+    def delete(self, name: str) -> None:
+        final = self._root / name
+        try:
+            self._files.unlink(final)
+            self._files.sync_folder(final.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error(error, doing=f"removing {final}") from error
+
+    def sweep(self, *, live: set[str], dead: set[str], before: float) -> None:
+        try:
+            left = self._files.scan(self._temp)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error(error, doing=f"listing {self._temp}") from error
+        for each in left:
+            owner = each.name.partition("-")[0]
+            if owner == self._owner or owner in live:
+                continue
+            if owner in dead or each.modified_s < before:
+                self._discard(self._temp / each.name)
+
+    def remove_empty_folders(self) -> None:
+        """Remove the folders below the root, and the root itself, as far as they hold no file."""
+        self._ready.clear()
+        self._prune(self._root)
+
+    def _prune(self, folder: Path) -> None:
+        try:
+            for each in self._files.scan(folder):
+                if each.is_folder:
+                    self._prune(folder / each.name)
+            self._files.remove_folder(folder)
+        except OSError:
+            pass  # not empty, or gone already: both are fine
+
+    def _walk(self, folder: Path, prefix: str, found: Entries) -> None:
+        try:
+            # A name may be seen before it is durable; whoever acts on this list must not lose it in a crash.
+            self._files.sync_folder(folder)
+            names = self._files.scan(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for each in names:
+            if each.is_folder:
+                self._walk(folder / each.name, f"{prefix}{each.name}/", found)
+            else:
+                found.append(_entry(prefix + each.name, each))
+
+    def _write_temp(self, final: Path, write: Write) -> Path:
+        """A complete, synced file under a name of its own."""
+        temp = self._temp / f"{self._owner}-{uuid.uuid4().hex}"
+        try:
+            self._ensure_folder(final.parent)
+            self._ensure_folder(self._temp)
+            with self._files.create(temp) as file:
+                write(file)
+                self._files.sync(file)
+        except OSError as error:
+            self._discard(temp)
+            raise storage_error(error, doing=f"writing {final}") from error
+        except BaseException:
+            self._discard(temp)
+            raise
+        return temp
+
+    def _link(self, temp: Path, final: Path) -> bool:
+        try:
+            self._files.link(temp, final)
+            return True
+        except OSError as error:
+            # On network disks a link may succeed and its answer be lost; the link count tells (open(2), NFS).
+            if self._linked(temp):
+                return True
+            if isinstance(error, FileExistsError):
+                return False
+            if error.errno not in NO_HARD_LINKS:
+                raise
+        self._hard_links = False
+        _log.warning("%s has no hard links: files are committed by rename under a lock instead", self._root)
+        return self._claim(temp, final)
+
+    def _linked(self, temp: Path) -> bool:
+        try:
+            return self._files.link_count(temp) == 2
+        except OSError:
+            return False
+
+    def _claim(self, temp: Path, final: Path) -> bool:
+        """Without hard links: look and rename while no other writer can."""
+        try:
+            with self._files.lock(self._temp.parent / "lock"):
+                if self._exists(final):
+                    return False
+                self._files.rename(temp, final)
+                return True
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise StorageError(
+                    f"{self._root} has neither hard links nor locks: nothing can be committed there safely",
+                    hint="write to a local disk and copy the result",
+                ) from error
+            raise
+
+    def _exists(self, path: Path) -> bool:
+        try:
+            self._files.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _ensure_folder(self, path: Path) -> None:
+        """Make `path` and whatever is missing above it, durably."""
+        if path in self._ready:
+            return
+        missing = []
+        folder = path
+        while not self._exists(folder):
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            try:
+                self._files.make_folder(each)
+            except FileExistsError:
+                pass  # another process was faster
+        # Another process may have made it and not synced it yet, so this is done for a folder that exists too.
+        for each in dict.fromkeys([*missing, path]):
+            self._files.sync_folder(each.parent)
+        self._ready.add(path)
+
+    def _discard(self, temp: Path) -> None:
+        try:
+            self._files.unlink(temp)
+        except OSError:
+            pass  # swept already, or swept later: an unfinished file is never read
+
+
+def _entry(name: str, found: Scanned) -> Entry:
+    return Entry(name=name, size_bytes=found.size_bytes, version=found.version)
