@@ -188,3 +188,11 @@ class _SharedCredentials:
     async def get_account_id(self) -> Any:
         """The account, where an address needs it."""
         return getattr(await self.get_frozen_credentials(), "account_id", None)
+
+    def get_deferred_property(self, name: str) -> Any:
+        """botocore's way to look at the account only when an address needs it."""
+
+        async def read() -> Any:
+            return getattr(await self.get_frozen_credentials(), name, None)
+
+        return read

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asyncbatch.cli.options import VerboseOption
 from asyncbatch.cli.screen import Screen, print_out
 from asyncbatch.config import OutputConfig, RunConfig
 from asyncbatch.errors import MissingExtraError, OutputError
@@ -45,13 +46,13 @@ class Compared:
         return self.rows / self.seconds
 
 
-def demo(folder: FolderOption = Path("asyncbatch-demo")) -> int:
+def demo(folder: FolderOption = Path("asyncbatch-demo"), verbose: VerboseOption = False) -> int:
     """Score 336,776 real flights on this machine, without AWS.
 
     Starts an endpoint with the SageMaker protocol and a real model (is this flight going to be late?), runs the whole
     file through it, shows how good the model is and how fast the run was, and what to type next.
     """
-    screen = Screen(sys.stderr, OutputConfig())
+    screen = Screen(sys.stderr, OutputConfig(verbose=verbose))
     return screen.guard(lambda: execute(folder, screen))
 
 

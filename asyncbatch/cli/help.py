@@ -100,11 +100,11 @@ def _options(command: Any, ctx: Any, width: int) -> Iterator[str]:
         if getattr(each, "hidden", False):
             continue
         if each.param_type_name == "argument":
-            panels.setdefault("Arguments", []).append((each.metavar or each.name.upper(), each.help or ""))
+            panels.setdefault("Arguments", []).append((each.metavar or each.name.upper(), _description(each)))
         else:
             panel = getattr(each, "rich_help_panel", None)
             (panels if panel else last).setdefault(panel or "Other", []).append(
-                (_option(each), each.help or "")
+                (_option(each), _description(each))
             )
     for title, rows in {**panels, **last}.items():
         term_width = (
@@ -119,6 +119,12 @@ def _option(parameter: Any) -> str:
     longs = [each for each in parameter.opts if each.startswith("--")]
     term = (", ".join([*shorts, ""]) if shorts else "    ") + ", ".join(longs)
     return term if parameter.is_flag or not parameter.metavar else f"{term} {parameter.metavar}"
+
+
+def _description(parameter: Any) -> str:
+    text = parameter.help or ""
+    shown = parameter.show_default and parameter.default not in (None, False, ())
+    return f"{text} [default: {parameter.default}]" if shown else text
 
 
 def _heading(title: str) -> str:

@@ -13,6 +13,11 @@ import typer
 from asyncbatch.config import OPTIONS, PARTS, Option, flag
 from asyncbatch.errors import ConfigError
 
+VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", show_default=False, help="where it failed, should there be a bug")
+]
+"""For commands without the option table of a run."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

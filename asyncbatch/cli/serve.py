@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asyncbatch.cli.options import parsed, with_options
+from asyncbatch.cli.options import VerboseOption, parsed, with_options
 from asyncbatch.cli.screen import Screen
 from asyncbatch.cli.serve_options import DEFAULTS, SERVE_OPTIONS, SIMULATION_FIELDS
 from asyncbatch.config import OutputConfig
@@ -27,23 +27,21 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        show_default=False,
         help="an ONNX file, python:package.module:function, or one of flights (late departures, shipped),"
-        " echo (each row's first value), simulated (an echo that behaves like a loaded endpoint)"
-        " [default: flights]",
+        " echo (each row's first value), simulated (an echo that behaves like a loaded endpoint)",
     ),
 ]
 
 
 @with_options(SERVE_OPTIONS, DEFAULTS)
-def serve(model: ModelArgument = "flights", **options: Any) -> int:
+def serve(model: ModelArgument = "flights", verbose: VerboseOption = False, **options: Any) -> int:
     """Serve a model like a SageMaker endpoint, on this machine.
 
     Answers POST /endpoints/NAME/invocations as SageMaker Runtime does (boto3 works with endpoint_url), and
     /ping and /invocations as containers do. Any simulation option slows the model down to that behaviour.
     Ctrl-C ends it.
     """
-    screen = Screen(sys.stderr, OutputConfig())
+    screen = Screen(sys.stderr, OutputConfig(verbose=verbose))
     return screen.guard(lambda: execute(serve_config(model, options), screen, run_forever=_run_forever))
 
 

@@ -140,7 +140,7 @@ class CallableEndpoint:
 
     async def _result(self, call: Callable[[Any], Any], batch: "pa.RecordBatch") -> Any:
         if self._awaited:
-            rows = await self._in_thread(self._convert, batch)
+            rows = batch if self._convert is _as_batch else await self._in_thread(self._convert, batch)
             result = await call(rows)
         else:
             result = await self._in_thread(lambda given: call(self._convert(given)), batch)

@@ -89,6 +89,10 @@ class OpenBlock:
         self.unsent = start + rows
         return Work(block=self, start=start, stop=start + rows, kind=Kind.FIRST, chunk=chunk)
 
+    def fits(self, work: Work, max_bytes: int) -> bool:
+        """Whether the body of `work` has at most `max_bytes`."""
+        return self.encoded.fit(work.start, work.rows, max_bytes) >= work.rows
+
     def answer(self, work: Work, columns: tuple[Values, ...], variant: str) -> None:
         """Rows of `work` are answered; their body bytes are no longer needed."""
         self.results.append(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from asyncbatch.codec import ReplyLayout, infer_layout, make_decoder, make_encoder
+from asyncbatch.codec import LayoutField, ReplyLayout, infer_layout, make_decoder, make_encoder
+from asyncbatch.codec.kinds import parse_type
 from asyncbatch.config import RunConfig
 from asyncbatch.control.cutting import RowFootprint, block_rows
 from asyncbatch.errors import EndpointError
@@ -88,6 +89,8 @@ async def prepare(
     probes = await _probe(config, endpoint, encoder, sent, planned, clock, rng, record)
     if planned is not None:
         layout = ReplyLayout.from_json(planned.reply)
+    elif not probes.answers:
+        layout = _layout_without_rows(config)
     else:
         layout = infer_layout([(answer.reply, answer.rows) for answer in probes.answers], config.reply)
     decoder = make_decoder(layout)
@@ -147,6 +150,15 @@ async def _probe(
     if not result.answers:
         raise _all_refused(endpoint, result)
     return result
+
+
+def _layout_without_rows(config: RunConfig) -> ReplyLayout:
+    """An input without rows gets no reply: a number a row, unless `--prediction-type` says what there would be."""
+    import pyarrow as pa
+
+    asked = config.reply.prediction_type
+    kind = parse_type(asked) if asked is not None else pa.float64()
+    return ReplyLayout(form="csv-lines", fields=(LayoutField(name=config.reply.prediction_name, type=kind),))
 
 
 def _part_of(source: Source, names: tuple[str, ...]) -> "pa.Schema":

@@ -50,8 +50,11 @@ class WorkQueue:
         """The next piece to send, cut now; None if there is nothing to send now. Asks for `target` only to cut."""
         while self._delayed and self._delayed[0][0] <= now_s:
             self._ready.append(heapq.heappop(self._delayed)[2])
-        if self._ready:
-            return self._ready.popleft()
+        while self._ready:
+            work = self._ready.popleft()
+            if work.rows == 1 or work.block is None or work.block.fits(work, max_bytes):
+                return work
+            self.put_halves(work, Kind.RETRY if work.kind is Kind.FIRST else work.kind)  # the cap was learned meanwhile
         if not self._blocks:
             return None
         block = self._blocks[0]

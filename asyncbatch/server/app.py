@@ -93,6 +93,8 @@ class EndpointApp:
             answer = await (
                 self._as_container(request) if of_container else self._as_service(request, unquote(parts[2]))
             )
+        except ConnectionError:  # the client left before its body was here
+            answer = Answer(outcome="disconnected", ending=Ending.RESET)
         finally:
             self._in_flight -= 1
         self._outcomes[answer.outcome] += 1

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from asyncbatch.errors import ConfigError
 from asyncbatch.server.app import EndpointApp
@@ -69,7 +71,8 @@ async def serving(config: ServeConfig) -> AsyncIterator[Server]:
     threads = config.threads or os.cpu_count() or 1
     executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncbatch-model")
     app = EndpointApp(config, model=model, dialect=dialect(config.dialect), executor=executor)
-    runner = web.ServerRunner(web.Server(app.handle, access_log=None), shutdown_timeout=GRACE_S)
+    server = web.Server(app.handle, access_log=None, logger=_http_log)
+    runner = web.ServerRunner(server, shutdown_timeout=GRACE_S)
     try:
         await runner.setup()
         await _listen(runner, config)
@@ -155,6 +158,21 @@ async def _listen(runner: web.ServerRunner, config: ServeConfig) -> None:
         raise ConfigError(
             f"cannot listen at {where}: {error.strerror or error}", hint="check --host and --port"
         ) from error
+
+
+def _without_content(record: logging.LogRecord) -> bool:
+    """Keep what aiohttp logs, but not the pieces of requests that it quotes; nothing of requests that are no HTTP."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        return False
+    if error is not None:
+        record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}", ()
+        record.exc_info = record.exc_text = None
+    return True
+
+
+_http_log = logging.getLogger("asyncbatch.server.http")
+_http_log.addFilter(_without_content)
 
 
 def _print(line: str) -> None:

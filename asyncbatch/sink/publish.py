@@ -7,8 +7,8 @@ then only the very file that was there when it was asked.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import PREFIX, read_raw_footer
@@ -22,6 +22,7 @@ from asyncbatch.store.base import Entry, Store, Write, read_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_JOB_ID = PREFIX + "job_id"
 READ_ROWS = 16_384
 GROUP_ROWS = 131_072
 GROUP_BYTES = 32 * 2**20
@@ -52,14 +53,19 @@ def publish(
     if there is None and target.create_if_absent(name, write):
         there = target.stat(name)
     elif (there := target.stat(name)) is not None:
-        if may_replace(state, there):
-            target.replace(name, write)
-            there = target.stat(name)
-        elif not _is_ours(target, name, format, plan, manifest, write):
+        standing = (
+            "replaceable"
+            if may_replace(state, there)
+            else _standing(target, name, format, _marks(plan, manifest), write)
+        )
+        if standing == "foreign":
             raise OutputError(
                 f"{target.root}/{name} exists and was not written by this job",
                 hint="move it away and run the same command again: every row is scored already",
             )
+        if standing == "replaceable":
+            target.replace(name, write)
+            there = target.stat(name)
     if there is None:
         raise OutputError(f"{target.root}/{name} vanished", hint="run the same command again")
     return there
@@ -154,29 +160,35 @@ def _batches(store: Store, parts: Sequence[PartInfo]) -> "Iterator[pa.RecordBatc
 
 def _marks(plan: Plan, manifest: Manifest) -> dict[str, str]:
     return {
-        PREFIX + "job_id": plan.job_id,
+        _JOB_ID: plan.job_id,
         PREFIX + "generation": str(plan.generation),
         PREFIX + "manifest": manifest.digest,
     }
 
 
-def _is_ours(
-    target: Store, name: str, format_name: Format, plan: Plan, manifest: Manifest, write: Write
-) -> bool:
-    """Whether what stands there is what this publication would write."""
+def _standing(
+    target: Store, name: str, format_name: Format, marks: Mapping[str, str], write: Write
+) -> Literal["same", "replaceable", "foreign"]:
+    """What stands there: what this publication would write, an earlier one of the same job, or neither.
+
+    A text file has no place for the job's id: only its whole content tells.
+    """
     if format_name == "parquet":
         try:
             found = read_raw_footer(target, name).key_values or {}
         except OutputError:
-            return False
-        return all(found.get(key.encode()) == value.encode() for key, value in _marks(plan, manifest).items())
+            return "foreign"
+        if all(found.get(key.encode()) == value.encode() for key, value in marks.items()):
+            return "same"
+        ours = found.get(_JOB_ID.encode()) == marks[_JOB_ID].encode()
+        return "replaceable" if ours else "foreign"
     wanted = _Digest()
     write(cast(BinaryIO, wanted))
     there = hashlib.sha256()
     with target.open(name) as file:
         while chunk := file.read(2**20):
             there.update(chunk)
-    return there.digest() == wanted.digest()
+    return "same" if there.digest() == wanted.digest() else "foreign"
 
 
 class _Digest:

@@ -167,10 +167,19 @@ def _open(
     with opening.open_arrow(path) as stream, _reading(path):
         reader = pa.ipc.open_file(stream)
         large = stream.size() > _MAPPED_BATCH_BYTES * max(reader.num_record_batches, 1)
-    with opening.open_arrow(path, mapped=large) as stream:
+    mapped = large and not _compressed(path)
+    with opening.open_arrow(path, mapped=mapped) as stream:
         with _reading(path):
-            reader = pa.ipc.open_file(stream, options=_options(reader.schema, columns))
+            # Naming columns copies them out of the map; without, pages that nobody touches are never read.
+            options = _options(reader.schema, None if mapped else columns)
+            reader = pa.ipc.open_file(stream, options=options)
         yield reader
+
+
+def _compressed(path: str) -> bool:
+    """Whether frames of LZ4 or Zstandard begin near the file's: pyarrow does not tell."""
+    head = opening.read_range(path, 0, 1 << 20)
+    return b"\x04\x22\x4d\x18" in head or b"\x28\xb5\x2f\xfd" in head
 
 
 def _schema_of_stream(path: str) -> pa.Schema:

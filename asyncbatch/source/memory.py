@@ -41,10 +41,14 @@ def open_arrow_data(data: object, config: InputConfig) -> OpenedSource:
     if isinstance(data, pa.Table):
         return _table_source(data)
     if isinstance(data, ArrowStream):
-        if hasattr(data, "__len__"):
-            return _table_source(pa.RecordBatchReader.from_stream(data).read_all())
-        reader = pa.RecordBatchReader.from_stream(data)
-        return _stream_source(reader.schema, reader)
+        try:
+            reader = pa.RecordBatchReader.from_stream(data)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"a source of type {type(data).__name__} is no table", hint="give a table with named columns"
+            ) from error
+        # A frame is an array too; a DuckDB relation has a length, but is a query that may not fit into memory.
+        return _table_source(reader.read_all()) if hasattr(data, "__array__") else _stream_source(reader.schema, reader)
     if isinstance(data, Iterable) and not isinstance(data, (bytes, bytearray, memoryview)):
         return _batches_source(iter(data), config)
     raise InputError(

@@ -132,7 +132,7 @@ def groups_of(group_rows: Sequence[int], gap: Gap) -> tuple[list[int], int]:
     groups: list[int] = []
     first = at = 0
     for number, rows in enumerate(group_rows):
-        if at + rows > gap.start and (gap.stop is None or at < gap.stop):
+        if rows and at + rows > gap.start and (gap.stop is None or at < gap.stop):
             if not groups:
                 first = at
             groups.append(number)

@@ -78,6 +78,8 @@ class TextReader:
 
 def good_rows(piece: Piece) -> pa.Table:
     """Without the rows that are rejects; `piece` begins at row 0."""
+    if not piece.rejects:
+        return piece.table
     keep = np.ones(piece.table.num_rows, dtype=bool)
     keep[[reject.row for reject in piece.rejects]] = False
     return piece.table.filter(pa.array(keep))

@@ -108,7 +108,7 @@ def _check_file(
     rows = 0 if whole is None else whole.num_rows
     assert [block.block.start for block in blocks] == list(range(0, rows, block_rows)), "blocks tile the file"
     assert all(block.block.rows == block_rows for block in blocks[:-1]), "only the last block is shorter"
-    assert [block.last for block in blocks] == [*[False] * (len(blocks) - 1), True][-len(blocks) :]
+    assert [block.last for block in blocks] == [block is blocks[-1] for block in blocks]
     assert file.rows in (None, rows), "the row count is right where it is known"
     joined = _joined(blocks)
     assert same_rows(joined, whole), "any block size gives the same rows"
@@ -118,8 +118,7 @@ def _check_file(
     for limit in {1, block_rows, block_rows + 1, rows, rows + 1} & set(range(1, rows + 2)):
         limited = _blocks(make_source, file, block_rows=block_rows, max_rows=limit)
         assert sum(block.block.rows for block in limited) == min(limit, rows), "no row beyond max_rows"
-        assert [block.last for block in limited].count(True) == 1
-        assert limited[-1].last
+        assert [block.last for block in limited] == [block is limited[-1] for block in limited]
     source = make_source()
     resumable = source.resumable
     source.close()

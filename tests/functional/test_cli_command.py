@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from asyncbatch._version import __version__
-from asyncbatch.cli.main import build_app
+from asyncbatch.cli.main import build_app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -52,6 +52,12 @@ def run(
 def test_version() -> None:
     done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"asyncbatch {__version__}\n", "")
+
+
+def test_the_exit_code_of_a_usage_error_reaches_the_shell() -> None:
+    done = run("run", "--zzz")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("asyncbatch: asyncbatch run has no option --zzz\n\nhint: ")
 
 
 def test_without_arguments_the_help_is_shown() -> None:
@@ -128,11 +134,13 @@ def test_summaries_are_short() -> None:
 
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_sentence_and_a_hint(arguments: list[str], message: str, hint: str | None) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
+def test_wrong_usage_is_one_sentence_and_a_hint(
+    arguments: list[str], message: str, hint: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
     assert lines[0] == f"asyncbatch: {message}"
     assert lines[1] == ""
     assert lines[2].startswith("hint: ")
@@ -140,15 +148,14 @@ def test_wrong_usage_is_one_sentence_and_a_hint(arguments: list[str], message: s
     assert hint is None or lines[2] == f"hint: {hint}"
 
 
-def test_errors_in_json_also_before_the_options_are_known() -> None:
+def test_errors_in_json_also_before_the_options_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, env in (
         (["run", "--zzz", "--log-format", "json"], {}),
         (["run", "--log-format=json"], {}),
         (["run"], {"ASYNCBATCH_LOG_FORMAT": "json"}),
     ):
-        done = run(*arguments, env=env)
-        assert done.returncode == 2
-        assert json.loads(done.stderr)["event"] == "error"
+        assert main(arguments, environ=env) == 2
+        assert json.loads(capsys.readouterr().err)["event"] == "error"
 
 
 def test_print_config_with_every_layer(tmp_path: Path) -> None:

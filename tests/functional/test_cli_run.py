@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from asyncbatch.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """
@@ -34,7 +36,15 @@ def fussy(batch):
     return double(batch)
 """
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
 
 
 @pytest.fixture
@@ -48,20 +58,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path) -> Run:
-    def run(*arguments: str, **named: Any) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            command(*arguments),
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=folder,
-            env=environment(folder),
-            **named,
-        )
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """The command in this process, in the folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
 
-    return run
+    def run(*arguments: str) -> Done:
+        code = main(arguments)
+        said = capfd.readouterr()
+        return Done(code, said.out, said.err)
+
+    yield run
+    sys.modules.pop("my_model", None)
 
 
 def command(*arguments: str) -> list[str]:
@@ -209,7 +217,7 @@ def test_bad_input_is_one_sentence_with_a_hint(
 
 def test_a_signal_stops_it_and_the_same_command_goes_on(folder: Path, run: Run) -> None:
     arguments = ["run", "in.parquet", "out", "-e", "python:my_model:slow", "--send", "x"]
-    arguments += ["--chunk-rows", "50", "--concurrency", "1", "--block-rows", "256"]
+    arguments += ["--chunk-rows", "128", "--concurrency", "1", "--block-rows", "256"]
     process = subprocess.Popen(
         command(*arguments), stderr=subprocess.PIPE, text=True, cwd=folder, env=environment(folder)
     )

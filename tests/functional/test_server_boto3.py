@@ -217,6 +217,25 @@ def test_a_client_that_waits_for_permission_to_send_gets_it(echo: Background) ->
         assert reply.endswith(b"\r\n\r\n7\n")
 
 
+def test_clients_that_leave_or_speak_no_http_leave_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: "
+    with background(ServeConfig(model="echo")) as server:
+        for data in (
+            head + b"400\r\n\r\nrowcontent",
+            head + b"-4\r\n\r\nrowcontent",
+            b"rowcontent\r\n\r\n",
+            b"",
+        ):
+            with socket.create_connection((server.host, server.port), timeout=5) as connection:
+                connection.sendall(data)
+        deadline = time.monotonic() + 5
+        while server.stats()["outcomes"] != {"disconnected": 1} and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert server.stats()["outcomes"] == {"disconnected": 1}
+        assert post(server, "/invocations", b"1\n")[:2] == (200, b"1\n")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_articles_loop_agrees_with_the_model_called_directly(
     served_flights: Background, table: pa.Table
 ) -> None:

@@ -56,7 +56,12 @@ def _process(command: list[str], *, log: Path, **more: Any) -> Iterator["subproc
     """A child that ends when its standard input closes: with the block, and when this process dies, however it dies."""
     with log.open("wb") as stderr:
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True, **more
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+            **more,
         )
     assert child.stdin is not None
     assert child.stdout is not None
@@ -209,7 +214,12 @@ def start_nginx(tmp_path: Path) -> Iterator[StartNginx]:
     with contextlib.ExitStack() as stack:
 
         def start(
-            *, upstream: str, http: str = "", server: str = "", location: str = "", tls: Authority | None = None
+            *,
+            upstream: str,
+            http: str = "",
+            server: str = "",
+            location: str = "",
+            tls: Authority | None = None,
         ) -> Nginx:
             folder = tmp_path / f"nginx-{time.monotonic_ns()}"
             folder.mkdir()

@@ -56,7 +56,9 @@ def make_models() -> dict[str, Made]:
     return {
         "number": Made(trees.fit(gaps, target), gaps, signature=True),
         "vector": Made(
-            LinearRegression().fit(whole, np.column_stack([target, -target, target**2])), whole, signature=True
+            LinearRegression().fit(whole, np.column_stack([target, -target, target**2])),
+            whole,
+            signature=True,
         ),
         "label": Made(LogisticRegression().fit(whole, labels), whole, signature=True),
         "matrix": Made(

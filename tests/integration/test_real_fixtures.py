@@ -14,7 +14,9 @@ from asyncbatch.server.background import background
 from asyncbatch.server.config import ServeConfig
 
 
-def post(url: str, body: bytes, content_type: str, *, trust: ssl.SSLContext | None = None) -> tuple[int, bytes]:
+def post(
+    url: str, body: bytes, content_type: str, *, trust: ssl.SSLContext | None = None
+) -> tuple[int, bytes]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     connection = (
@@ -35,7 +37,12 @@ def post(url: str, body: bytes, content_type: str, *, trust: ssl.SSLContext | No
 def test_mlflow_answers_what_the_model_predicts(mlflow_models: Mapping[str, Any], name: str) -> None:
     model = mlflow_models[name]
     rows = pq.read_table(model.rows).slice(0, 3)
-    body = {"dataframe_split": {"columns": rows.column_names, "data": [list(row.values()) for row in rows.to_pylist()]}}
+    body = {
+        "dataframe_split": {
+            "columns": rows.column_names,
+            "data": [list(row.values()) for row in rows.to_pylist()],
+        }
+    }
     status, reply = post(model.url, json.dumps(body).encode(), "application/json")
     assert (status, json.loads(reply)) == (200, {"predictions": model.expected[:3]})
 
@@ -60,7 +67,9 @@ def test_nginx_passes_requests_on_and_refuses_by_its_limits(start_nginx: Callabl
 
 
 @pytest.mark.real("nginx")
-def test_nginx_shows_a_certificate_of_our_own_authority(start_nginx: Callable[..., Any], authority: Any) -> None:
+def test_nginx_shows_a_certificate_of_our_own_authority(
+    start_nginx: Callable[..., Any], authority: Any
+) -> None:
     with background(ServeConfig(model="echo")) as server:
         nginx = start_nginx(upstream=f"{server.host}:{server.port}", tls=authority)
         trust = ssl.create_default_context(cafile=str(authority.ca))

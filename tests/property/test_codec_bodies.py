@@ -192,7 +192,10 @@ def test_every_slice_equals_encoding_that_slice_alone(table: pa.Table, request: 
         table = pa.concat_tables([table] * data.draw(st.integers(1, 3)))
     start = data.draw(st.integers(0, table.num_rows - 1))
     stop = data.draw(st.integers(start + 1, table.num_rows))
-    assert body(encoder, table, start, stop) == body(encoder, table.slice(start, stop - start))
+    cut, alone = body(encoder, table, start, stop), body(encoder, table.slice(start, stop - start))
+    if request.body == "arrow":  # its padding is whatever is there
+        cut, alone = (str(pa.ipc.open_stream(each).read_all().to_pydict()).encode() for each in (cut, alone))
+    assert cut == alone
 
 
 _json_value = st.recursive(

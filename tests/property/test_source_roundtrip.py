@@ -132,7 +132,10 @@ def check(path: Path, table: pa.Table, block_rows: int, data: Any) -> None:
 def test_text_that_the_standard_library_wrote_is_lossless(folder, table, line_end):
     path = folder / "std.csv"
     out = io.StringIO()
-    csv.writer(out, lineterminator=line_end).writerows([["a", "b"], *table])
+    # A value that ends in a carriage return is left unquoted by `csv`, and then reads as a line end.
+    returns = any("\r" in value for row in table for value in row)
+    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    csv.writer(out, lineterminator=line_end, quoting=quoting).writerows([["a", "b"], *table])
     path.write_text(out.getvalue(), newline="")
     source = open_source(path, InputConfig(types=(("a", "string"), ("b", "string"))))
     blocks = list(source.blocks(source.files[0], columns=["a", "b"], block_rows=3))
@@ -148,7 +151,7 @@ fields = st.sampled_from(
 cells = fields | st.text(string.digits + ".-e ", max_size=6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     values=st.lists(cells, min_size=1, max_size=6),
     dtype=st.sampled_from(["int64", "float64", "bool", "string", "timestamp[us]", "date32", "int8", "float32"]),
@@ -186,7 +189,6 @@ def test_both_ways_of_reading_json_agree(folder, values, dtype):
         path.write_text("\n".join(lines) + "\n")
         types = () if dtype is None else (("a", dtype),)
         source = open_source(path, InputConfig(types=types))
-        path.write_text("\n".join([*lines[: len(values)], *lines[len(values) :]]) + "\n")
         blocks = list(source.blocks(source.files[0], columns=["a"], block_rows=100))
         bad = {reject.row for b in blocks for reject in b.rejects}
         return [(repr(row), number in bad) for b in blocks for number, row in enumerate(b.table.to_pylist())]

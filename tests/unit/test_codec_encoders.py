@@ -54,7 +54,6 @@ def joined(encoder: Any, table: pa.Table, start: int, stop: int) -> bytes:
         (request_of("json", template="v2"), "xnsydv"),
         (request_of("npy"), "xny"),
         (request_of("npy"), "v"),
-        (request_of("arrow"), "xnsydv"),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value.body}-{value.template}",
 )
@@ -66,9 +65,16 @@ def test_encoders_conform(
     check_codec(encoder=make_encoder(request_config, sent.schema), table=sent)
 
 
-def test_parquet_and_callable_encoders_conform(table: pa.Table) -> None:
+def same_rows(left: bytes, right: bytes) -> bool:
+    """Arrow pads buffers with whatever is there."""
+    tables = [pa.ipc.open_stream(body).read_all() for body in (left, right)]
+    return str(tables[0].to_pydict()) == str(tables[1].to_pydict())
+
+
+def test_arrow_parquet_and_callable_encoders_conform(table: pa.Table) -> None:
     small = table.slice(10, 40)
     check_codec(encoder=make_encoder(request_of("parquet"), small.schema), table=small)
+    check_codec(encoder=make_encoder(request_of("arrow"), table.schema), table=table, same=same_rows)
     check_codec(encoder=make_encoder(request_of("csv"), small.schema, takes_batches=True), table=small)
 
 

@@ -197,3 +197,11 @@ def _cpu_per_sample(collector: MetricsCollector, samples: list[Sample]) -> float
     begin = time.thread_time()
     feed(collector, *samples)
     return (time.thread_time() - begin) / len(samples)
+
+
+def test_a_sample_that_comes_too_late_for_the_window_leaves_it_alone() -> None:
+    clock = Clock()
+    collector = MetricsCollector(clock=clock)
+    clock.now = 150.0
+    feed(collector, sample(rows=10, start=149.0, end=150.0), sample(rows=9999, start=100.0, end=120.0))
+    assert snapshot(collector).rows_per_s_recent == pytest.approx(1, rel=0.06)

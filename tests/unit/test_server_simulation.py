@@ -146,6 +146,22 @@ def test_a_cancelled_request_gives_its_place_or_its_slot_back() -> None:
     asyncio.run(scenario())
 
 
+def test_a_waiting_request_that_is_cancelled_frees_its_place_at_once() -> None:
+    async def scenario() -> None:
+        endpoint = SimulatedEndpoint(SimulationConfig(a=30, slots=1, queue=1), clock=time.monotonic)
+        work = LineWork(fields=[b"1"])
+        tasks = [asyncio.create_task(endpoint.serve(work, body_bytes=1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.wait(tasks[1:], timeout=2)
+        assert (endpoint.statistics().busy, endpoint.statistics().waiting) == (1, 0)
+        tasks[0].cancel()
+        await asyncio.wait(tasks, timeout=2)
+        assert endpoint.statistics().busy == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_request_cancelled_just_as_its_turn_comes_passes_the_slot_on() -> None:
     async def scenario() -> None:
         endpoint = SimulatedEndpoint(SimulationConfig(slots=1), clock=time.monotonic)

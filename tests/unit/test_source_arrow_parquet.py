@@ -159,17 +159,19 @@ def _write_duplicates(kind: str, table: pa.Table, folder: Path) -> Path:
     return folder / "x.arrow"
 
 
-def test_a_large_batch_is_mapped(tmp_path, monkeypatch):
-    path = write("file", pa.table({"a": range(1000)}), tmp_path / "x", rows=1000)
-    feather.write_feather(pa.table({"a": range(1000)}), path, compression="uncompressed")
+@pytest.mark.parametrize(("compression", "allocated"), [("uncompressed", 0), ("lz4", 8000), ("zstd", 8000)])
+def test_a_large_batch_is_mapped_and_a_compressed_one_inflated_by_column(tmp_path, monkeypatch, compression, allocated):
+    path = tmp_path / "x.feather"
+    feather.write_feather(pa.table({"a": range(1000), "b": range(1000)}), path, compression=compression)
     monkeypatch.setattr(arrow_module, "_MAPPED_BATCH_BYTES", 100)
     before = pa.total_allocated_bytes()
     source = open_source(path, InputConfig())
     blocks = source.blocks(source.files[0], columns=["a"], block_rows=10)
     first = next(blocks)
+    assert allocated <= pa.total_allocated_bytes() - before < allocated + 4000
     assert first.table["a"].to_pylist() == list(range(10))
-    assert pa.total_allocated_bytes() - before < 4000
     blocks.close()
+    assert first.table["a"].to_pylist() == list(range(10))
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_columns_that_are_only_kept_stay_text(path):
     assert inferred(path, ["1", "2"], send=("b",)) == pa.string()
 
 
-@pytest.mark.parametrize("place", [0, 7_200, 28_800, 43_200, 49_800])
+@pytest.mark.parametrize("place", [0, 7_200, 28_800, 42_200, 49_800])
 def test_types_are_widened_by_what_stands_deep_in_a_large_file(path, monkeypatch, place):
     monkeypatch.setattr(csv_module, "SPOT_BYTES", 4096)  # 1,000 rows of 50,000, at every seventh
     values = ["1"] * 50_000

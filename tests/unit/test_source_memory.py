@@ -67,6 +67,7 @@ def test_view_types_become_types_that_every_reader_knows():
     [
         (5, "type int is neither a path nor Arrow data"),
         (b"x.csv", "type bytes is neither"),
+        (pl.Series([1]), "type Series is no table"),
         ([{"a": 1}], "the source yields dict, not record batches"),
         ([], "yields no record batch"),
         (pa.Table.from_arrays([pa.array([1])] * 2, names=["a", "a"]), "two columns named 'a'"),

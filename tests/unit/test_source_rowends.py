@@ -91,6 +91,8 @@ def test_lines_of_json():
 @example([["a\nb"], ["c"]], True)
 def test_what_the_standard_library_writes_is_found_and_split(table, quote_all):
     out = io.StringIO()
+    # A value that ends in a carriage return is left unquoted by `csv`, and then reads as a line end.
+    quote_all = quote_all or any("\r" in value for row in table for value in row)
     quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
     csv.writer(out, lineterminator="\n", quoting=quoting).writerows(table)
     data = out.getvalue().encode()

@@ -1,0 +1,56 @@
+"""Shared by all tests: a quiet AWS environment, embedded endpoints, and the long forms of proofs."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from asyncbatch.server import ServeConfig
+from asyncbatch.server.background import Background, background
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the long forms of proofs too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="the long form of a proof: add --slow"))
+
+
+@pytest.fixture(autouse=True)
+def quiet_aws(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads the AWS configuration of whoever runs it, or asks an instance's metadata service."""
+    nowhere = tmp_path_factory.getbasetemp() / "no-aws-configuration"
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(nowhere))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[ServeConfig], Background]]:
+    """Starts an embedded endpoint in a process of its own; one for each configuration, until the session ends."""
+    with contextlib.ExitStack() as stack:
+        running: dict[str, Background] = {}
+
+        def start(config: ServeConfig) -> Background:
+            key = repr(config)
+            if key not in running:
+                running[key] = stack.enter_context(background(config))
+            return running[key]
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def echo(serve: Callable[[ServeConfig], Background]) -> Background:
+    """An endpoint that answers each row's first value."""
+    return serve(ServeConfig(model="echo"))

@@ -1,0 +1,167 @@
+"""Who is alive, who is dead, and who may start."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncbatch.errors import StoppedError
+from asyncbatch.sink.lease import DEAD_AFTER_S, Holder, ThisMachine, acquire, is_alive
+from asyncbatch.store import LocalStore
+
+HERE = Holder(host="here", boot="b1", pid=10, started="100", owner="me", heartbeat=1000.0)
+
+
+class Machine:
+    """Processes by number, and what time it is."""
+
+    def __init__(self, processes: dict[int, str], me: Holder = HERE) -> None:
+        self.processes, self.me, self.now = processes, me, 1000.0
+
+    def myself(self, owner: str) -> Holder:
+        return dataclasses.replace(self.me, owner=owner)
+
+    def process_started(self, pid: int) -> str | None:
+        return self.processes.get(pid)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("change", "age_s", "alive"),
+    [
+        ({}, 0.0, True),
+        ({}, 10_000.0, True),
+        ({"started": "99"}, 0.0, False),
+        ({"pid": 11}, 0.0, False),
+        ({"pid": 11, "host": "there"}, 59.0, True),
+        ({"pid": 11, "host": "there"}, 61.0, False),
+        ({"boot": "b2"}, 59.0, True),
+        ({"boot": "b2"}, 61.0, False),
+        ({"boot": ""}, 61.0, False),
+    ],
+    ids=[
+        "this process",
+        "an old heartbeat of a living process",
+        "another process of its number",
+        "a process that is gone",
+        "another machine, fresh",
+        "another machine, silent",
+        "another container or a reboot, fresh",
+        "another container or a reboot, silent",
+        "unknown boot, silent",
+    ],
+)
+def test_who_is_alive(change: dict[str, object], age_s: float, alive: bool) -> None:
+    holder = dataclasses.replace(HERE, **change)  # type: ignore[arg-type]
+    assert is_alive(holder, here=HERE, machine=Machine({10: "100"}), now=1000.0 + age_s) is alive
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path, tmp_path)
+
+
+def test_a_second_start_is_stopped_and_told_by_whom(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    acquire(store, owner="one", machine=machine, clock=machine.clock)
+    with pytest.raises(StoppedError, match="process 10 on here is at work on") as caught:
+        acquire(store, owner="two", machine=machine, clock=machine.clock)
+    assert caught.value.exit_code == 75
+
+
+def test_a_dead_holder_is_followed_at_once_on_the_same_machine(store: LocalStore) -> None:
+    acquire(store, owner="one", machine=Machine({10: "100"}))
+    lease = acquire(
+        store, owner="two", machine=Machine({10: "555"}, dataclasses.replace(HERE, started="555"))
+    )
+    assert lease.heartbeat()
+
+
+def test_a_silent_holder_elsewhere_is_followed_after_a_minute(store: LocalStore) -> None:
+    there = Machine({10: "100"}, dataclasses.replace(HERE, host="there"))
+    one = acquire(store, owner="one", machine=there, clock=there.clock)
+    here = Machine({10: "100"})
+    here.now = there.now + DEAD_AFTER_S - 1
+    with pytest.raises(StoppedError, match="on there"):
+        acquire(store, owner="two", machine=here, clock=here.clock)
+    there.now = here.now
+    assert one.heartbeat()
+    here.now += DEAD_AFTER_S - 1
+    with pytest.raises(StoppedError):
+        acquire(store, owner="two", machine=here, clock=here.clock)
+    here.now += 2
+    two = acquire(store, owner="two", machine=here, clock=here.clock)
+    assert not one.heartbeat(), "it notices that it was taken for dead"
+    one.release()
+    assert two.heartbeat(), "and does not release what is not its own"
+
+
+def test_released_is_free(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    lease = acquire(store, owner="one", machine=machine, clock=machine.clock)
+    lease.release()
+    lease.release()
+    acquire(store, owner="two", machine=machine, clock=machine.clock)
+
+
+def test_shards_exclude_themselves_and_the_whole(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    acquire(store, owner="one", shard="0-of-2", machine=machine, clock=machine.clock)
+    acquire(store, owner="two", shard="1-of-2", machine=machine, clock=machine.clock)
+    for shard in ("0-of-2", "1-of-2", "all"):
+        with pytest.raises(StoppedError):
+            acquire(store, owner="three", shard=shard, machine=machine, clock=machine.clock)
+
+
+def test_the_whole_excludes_shards(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    acquire(store, owner="one", machine=machine, clock=machine.clock)
+    with pytest.raises(StoppedError):
+        acquire(store, owner="two", shard="0-of-2", machine=machine, clock=machine.clock)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff"])
+def test_an_unreadable_lease_holds_nobody_up(store: LocalStore, content: bytes) -> None:
+    store.replace("lease/all.json", lambda file: file.write(content))
+    assert acquire(store, owner="two", machine=Machine({10: "100"})).heartbeat()
+
+
+def test_what_the_dead_left_unfinished_is_swept(store: LocalStore) -> None:
+    acquire(store, owner="one", machine=Machine({10: "100"}))
+    temp = Path(store.root) / "tmp"
+    (temp / "one-unfinished").touch()
+    (temp / "unknown-young").touch()
+    acquire(store, owner="two", machine=Machine({}))
+    assert [each.name for each in temp.iterdir()] == ["unknown-young"]
+
+
+def test_a_lease_says_where_and_who(store: LocalStore) -> None:
+    acquire(store, owner="one")
+    values = json.loads((Path(store.root) / "lease" / "all.json").read_text())
+    assert values["pid"] == os.getpid()
+    assert values["heartbeat"] > 1.7e9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="process start times are read from /proc")
+def test_this_machine_knows_the_living_the_dead_and_the_unburied() -> None:
+    machine = ThisMachine()
+    me = machine.myself("x")
+    assert me.started
+    assert me.boot
+    assert machine.process_started(os.getpid()) == me.started
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert machine.process_started(child.pid)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet waited for
+        assert machine.process_started(child.pid) is None
+    finally:
+        child.kill()
+        child.wait()
+    assert machine.process_started(child.pid) is None
