@@ -203,7 +203,13 @@ class SpeedConfig:
     max_reply: int = option(64 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
         help="a reply is read no further than this", default_text="64MiB")
     max_memory: int = option(256 * 10**6, panel=_SPEED, metavar="SIZE", parse=parse_size,
-        help="memory for blocks in flight, beyond the program itself", default_text="256MB")
+        help="memory beyond the program itself", default_text="256MB")
+
+    @property
+    def block_memory(self) -> int:
+        """Bytes that open blocks may reserve: half of `max_memory`. The other half is for read and write buffers,
+        replies being parsed, and what allocators hold back (measured: 0.9 of `max_memory` in all)."""
+        return self.max_memory // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,28 +82,34 @@ def _invoke(arguments: Sequence[str], screen: Screen) -> int:
         code = build_app()(list(arguments), prog_name="asyncbatch", standalone_mode=False)
     except typer.Abort:
         return 130
-    except typer.TyperException as error:
+    except Exception as error:
+        # Typer's errors about a command line; their base class has no public name before 0.26.
+        if not hasattr(error, "format_message"):
+            raise
         return _refused(error, screen, arguments)
     return code if isinstance(code, int) else 0
 
 
 def _refused(error: Any, screen: Screen, arguments: Sequence[str]) -> int:
     """A command line that was not understood; without arguments, the help."""
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     command = " ".join(["asyncbatch", *arguments[:1]]) if context is None else context.command_path
     if type(error).__name__ == "NoArgsIsHelpError":
         print_out(error.format_message() + "\n")
         return 2
     hint = f"{command} --help shows how"
-    if option := getattr(error, "option_name", None) if hasattr(error, "possibilities") else None:
-        message = f"{command} has no option {option}"
-        near = difflib.get_close_matches(option, error.possibilities or [], n=1, cutoff=0.7)
-        hint = f"did you mean {near[0]}? {hint}" if near else hint
-    else:
-        message = error.format_message().rstrip(".")
-        message = message[:1].lower() + message[1:]
-        if "extra argument" in message:
-            hint = f"a glob stands in quotes: 'in/*.csv'; {hint}"
+    message = error.format_message().rstrip(".")
+    wrong, known = getattr(error, "option_name", None), getattr(error, "possibilities", None)
+    if hasattr(error, "possibilities"):
+        message = f"{command} has no option {wrong}"
+    elif message.startswith("No such command"):
+        wrong, known = message.split("'")[1], context.command.list_commands(context)
+        message = f"{command} has no command {wrong}"
+    elif "extra argument" in message:
+        hint = f"a glob stands in quotes: 'in/*.csv'; {hint}"
+    if near := difflib.get_close_matches(wrong or "", known or [], n=1, cutoff=0.6):
+        hint = f"did you mean {near[0]}? {hint}"
+    message = message[:1].lower() + message[1:]
     screen.refused(message, hint)
     return 2
 

@@ -1,7 +1,7 @@
 """Names for Arrow data where pyarrow's third-party stubs are narrower than pyarrow.
 
-They lack the methods of each array type and refuse scalars in kernels, so arrays and kernels are `Any` here, by
-these names.
+They lack the methods of each array type and refuse scalars in kernels, so arrays and kernels are `Any` here,
+by these names.
 """
 
 from typing import Any, TypeAlias

@@ -1,7 +1,6 @@
 """An encoded block from which a request for any row range is cut without touching its rows.
 
-The bytes lie in slabs of some thousand rows, so that a slab can be dropped as soon as all its rows are answered, and
-so that encoding never holds the interpreter for long.
+The bytes lie in slabs of some thousand rows: a slab is dropped as soon as all its rows are answered.
 """
 
 from bisect import bisect_right
@@ -78,7 +77,7 @@ class StreamBlock:
         """The body for rows `[start, stop)`.
 
         Raises:
-            ValueError: an empty range, one outside the block or already released, or several rows where a body
+            ValueError: an empty range, one outside the block or released, or several rows where a body
                 holds one.
         """
         if not 0 <= start < stop <= self.rows:

@@ -129,6 +129,21 @@ def json_lines(body: bytes) -> list[Any]:
     return [load_json(line) for line in text.splitlines() if line.strip()]
 
 
+def may_hold_booleans(body: bytes) -> bool:
+    """Whether `true` or `false` may be in the text. Nearly free where text is rare; True where it is not."""
+    for word in (b"true", b"false"):
+        position = -1
+        for _ in range(8):
+            position = body.find(word[:1], position + 1)  # a byte is found 20 times faster than a word
+            if position < 0:
+                break
+            if body.startswith(word, position):
+                return True
+        else:
+            return True
+    return False
+
+
 def load_npy(body: bytes) -> "np.ndarray[Any, Any]":
     """An array, pickles refused.
 

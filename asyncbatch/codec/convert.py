@@ -1,4 +1,4 @@
-"""Decoded values to Arrow arrays of the layout's type; strict, so that another type is noticed, not converted."""
+"""Decoded values to Arrow arrays of the layout's type. Strict: another type is noticed, not converted."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -29,12 +29,13 @@ class TypeMismatchError(Exception):
     """A well-formed value of another type; the message says what was expected and found, and in which row."""
 
 
-def to_array(column: Any, field: LayoutField, *, explicit: bool) -> Array:
+def to_array(column: Any, field: LayoutField, *, explicit: bool, booleans: bool = True) -> Array:
     """A column as an Arrow array of the field's type.
 
     Args:
         column: list, numpy array or Arrow data.
         explicit: the user named the type, so numbers may become text and text numbers.
+        booleans: whether a list may hold some; if not, looking at each value is left out for numbers.
 
     Raises:
         TypeMismatchError: a value that is not of the type.
@@ -47,7 +48,7 @@ def to_array(column: Any, field: LayoutField, *, explicit: bool) -> Array:
         array = _from_numpy(column, field, explicit=explicit)
     else:
         values = column.tolist() if isinstance(column, np.ndarray) else column
-        array = _from_list(values, field, explicit=explicit)
+        array = _from_list(values, field, explicit=explicit, booleans=booleans)
     _check_width(array, field)
     return array
 
@@ -115,12 +116,14 @@ def _text_boolean(cell: str) -> bool | None:
     raise ValueError("not a boolean")
 
 
-def _from_list(values: list[Any], field: LayoutField, *, explicit: bool) -> Array:
+def _from_list(values: list[Any], field: LayoutField, *, explicit: bool, booleans: bool) -> Array:
     leaf, depth = field.type, 0
     while pt.is_list(leaf):
         leaf, depth = leaf.value_type, depth + 1
     if pt.is_struct(leaf):
         return _checked_list(values, field)
+    if not booleans and not explicit and pt.is_floating(leaf):
+        return _built(values, field)  # pyarrow takes true for 1, and refuses all else that is no number
     flat = values
     for _ in range(depth):
         flat = _flattened(flat, field)
@@ -207,7 +210,8 @@ def _checked_list(values: list[Any], field: LayoutField) -> Array:
 
 
 def merge_into(expected: Kind, found: Kind) -> None:
-    """Whether a value of kind `found` may stand where `expected` is; unknown object keys are allowed, and left out.
+    """Whether a value of kind `found` may stand where `expected` is; unknown object keys may, and are left
+    out.
 
     Raises:
         KindConflictError: it may not.

@@ -1,27 +1,25 @@
 """Reads every reply of a run by its layout, whatever the number of rows in it.
 
-Short cuts for the usual replies (a number a line, numbers on one line) go from bytes to numbers in one call of orjson;
-what they do not understand is read again the careful way, so they change the speed and never the result.
+Usual replies take a short cut; what it does not understand is read again the careful way, so short cuts
+change the speed and never the result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.types as pt
 
 from asyncbatch.codec.arrow import Array, DataType, single
-from asyncbatch.codec.bodies import UnreadableError
-from asyncbatch.codec.convert import TypeMismatchError, convert_cells, to_array
+from asyncbatch.codec.bodies import UnreadableError, may_hold_booleans
+from asyncbatch.codec.convert import TypeMismatchError, convert_cells, describe_value, to_array
 from asyncbatch.codec.layout import FORM_WORDS, LayoutField, ReplyLayout
 from asyncbatch.codec.paths import compile_path
 from asyncbatch.codec.readings import Reading, RowCountError, TextRows, read
+from asyncbatch.codec.shortcuts import short_cut
 from asyncbatch.errors import ReplyMismatchError
 from asyncbatch.model import Reply, Values
-
-_FLOAT64 = pa.float64()
 
 
 def make_decoder(layout: ReplyLayout) -> "LayoutDecoder":
@@ -37,7 +35,7 @@ class LayoutDecoder:
         self._fields = tuple(layout.schema)
         self._path = compile_path(layout.path)
         self._reading = Reading(layout.form, layout.path, layout.header)
-        self._short_cut = _short_cut(layout)
+        self._short_cut = short_cut(layout)
 
     @property
     def fields(self) -> "Sequence[pa.Field[Any]]":
@@ -57,7 +55,8 @@ class LayoutDecoder:
         """The values of `rows` rows: an Arrow array per field, of exactly the field's type.
 
         Raises:
-            ReplyMismatchError: another number of rows, not readable, or a value of another type: see its `kind`.
+            ReplyMismatchError: another number of rows, unreadable, or a value of another type: see its
+                `kind`.
         """
         if self._short_cut is not None:
             numbers = self._short_cut(reply.body, rows)
@@ -65,7 +64,7 @@ class LayoutDecoder:
                 return (numbers,)
         try:
             found = read(self._reading, reply, rows, self._path)
-            arrays = self._arrays(found)
+            arrays = self._arrays(found, booleans=not reply.body or may_hold_booleans(reply.body))
         except RowCountError as error:
             raise ReplyMismatchError(
                 f"expected {rows} predictions as {FORM_WORDS[self._layout.form]}, found {error.found}",
@@ -88,7 +87,7 @@ class LayoutDecoder:
             assert len(array) == rows
         return tuple(arrays)
 
-    def _arrays(self, found: Any) -> list[Array]:
+    def _arrays(self, found: Any, *, booleans: bool) -> list[Array]:
         fields, explicit = self._layout.fields, self._layout.explicit_type
         if isinstance(found, TextRows):
             return self._text_arrays(found)
@@ -96,12 +95,12 @@ class LayoutDecoder:
             if isinstance(found, dict):
                 raise UnreadableError("it has columns with names where none were before")
             column = _unwrapped(found, fields[0]) if self._layout.unwrap else found
-            return [to_array(column, fields[0], explicit=explicit)]
+            return [to_array(column, fields[0], explicit=explicit, booleans=booleans)]
         columns = found if isinstance(found, dict) else _split_objects(found, fields)
         missing = [field.key for field in fields if field.key not in columns]
         if missing:
             raise UnreadableError(f"it lacks {', '.join(map(repr, missing))}")
-        return [to_array(columns[field.key], field, explicit=False) for field in fields]
+        return [to_array(columns[field.key], field, explicit=False, booleans=booleans) for field in fields]
 
     def _text_arrays(self, text: TextRows) -> list[Array]:
         fields, lines = self._layout.fields, text.cells
@@ -117,9 +116,8 @@ class LayoutDecoder:
             return [self._text_vectors(lines, field)]
         for row, line in enumerate(lines):
             if len(line) != 1:
-                raise TypeMismatchError(
-                    f"expected one value for {field.name!r}, found {len(line)} on line {row + 1} of {len(lines)}"
-                )
+                where = f"on line {row + 1} of {len(lines)}"
+                raise TypeMismatchError(f"expected one value for {field.name!r}, found {len(line)} {where}")
         return [convert_cells([line[0] for line in lines], field)]
 
     def _text_vectors(self, lines: list[list[str]], field: LayoutField) -> Array:
@@ -129,9 +127,8 @@ class LayoutDecoder:
         counts = [0 if line == [""] else len(line) for line in lines]
         if field.width is not None and any(count not in (0, field.width) for count in counts):
             row = next(index for index, count in enumerate(counts) if count not in (0, field.width))
-            raise TypeMismatchError(
-                f"expected a list of {field.width} for {field.name!r}, found {counts[row]} values on line {row + 1}"
-            )
+            found = f"found {counts[row]} values on line {row + 1} of {len(lines)}"
+            raise TypeMismatchError(f"expected a list of {field.width} for {field.name!r}, {found}")
         blank = np.array([*(count == 0 for count in counts), False])
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), pa.int32(), mask=blank)
         return pa.ListArray.from_arrays(offsets, flat, type=field.type)
@@ -149,7 +146,7 @@ def _unwrapped(column: Any, field: LayoutField) -> Any:
 
 
 def _split_objects(rows: Any, fields: Sequence[LayoutField]) -> dict[str, Any]:
-    """Objects, one a row, to columns. A missing or null row is null in every field; unknown keys are left out."""
+    """Objects, one a row, to columns. A null row or missing key is null; unknown keys are left out."""
     if isinstance(rows, (pa.ChunkedArray, pa.Array)):
         if not pt.is_struct(rows.type):
             raise TypeMismatchError(f"expected an object a row, found {rows.type}")
@@ -158,40 +155,7 @@ def _split_objects(rows: Any, fields: Sequence[LayoutField]) -> dict[str, Any]:
     known = {field.key for field in fields}
     for row, value in enumerate(rows):
         if value is not None and not (isinstance(value, dict) and known & value.keys()):
-            raise TypeMismatchError(
-                f"expected an object with {', '.join(field.key for field in fields)}, found another in row {row + 1} of {len(rows)}"
-            )
+            keys = ", ".join(field.key for field in fields)
+            found = f"found {describe_value(value)} without them in row {row + 1} of {len(rows)}"
+            raise TypeMismatchError(f"expected an object with {keys}, {found}")
     return {field.key: [None if row is None else row.get(field.key) for row in rows] for field in fields}
-
-
-def _short_cut(layout: ReplyLayout) -> Callable[[bytes, int], Array | None] | None:
-    """Bytes straight to numbers, or None where the careful way must decide."""
-    field = layout.fields[0]
-    if layout.named or layout.unwrap or layout.header or field.type != _FLOAT64:
-        return None
-    if layout.form == "csv-lines":
-        return _numbers_by_line
-    if layout.form == "csv-line":
-        return _numbers_on_a_line
-    return None
-
-
-def _numbers_by_line(body: bytes, rows: int) -> Array | None:
-    text = body.rstrip(b"\n")
-    if text.count(b"\n") != rows - 1 or b"," in text or b"true" in text or b"false" in text:
-        return None
-    return _numbers(text.replace(b"\n", b","), rows)
-
-
-def _numbers_on_a_line(body: bytes, rows: int) -> Array | None:
-    if b"true" in body or b"false" in body:
-        return None  # pyarrow takes true for 1
-    return _numbers(body, rows)
-
-
-def _numbers(text: bytes, rows: int) -> Array | None:
-    try:
-        values = orjson.loads(b"[" + text + b"]")
-        return pa.array(values, _FLOAT64) if len(values) == rows else None
-    except (ValueError, pa.ArrowException):
-        return None

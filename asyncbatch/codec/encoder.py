@@ -30,7 +30,7 @@ CONTENT_TYPES = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/x-parquet",
 }
-"""Sent with each body unless `--content-type` says otherwise. A raw body's is text/plain or application/octet-stream."""
+"""Sent unless `--content-type` says otherwise. A raw body's is text/plain or application/octet-stream."""
 
 
 def make_encoder(
@@ -41,7 +41,7 @@ def make_encoder(
     Args:
         request: `body`, `template`, `row` and `content_type` are used.
         schema: the columns sent, in wire order.
-        takes_batches: the endpoint is a Python callable, which gets Arrow slices; `request` does not matter then.
+        takes_batches: the endpoint is a Python callable, which gets Arrow slices; `request` is not used then.
 
     Raises:
         ConfigError: no columns, a column that the body cannot carry (named), or a wrong template.
@@ -100,7 +100,7 @@ def _row_form(request: RequestConfig, template: Template | None, schema: pa.Sche
     if template is not None and template.row is not None:
         if form not in ("array", template.row):
             raise ConfigError(
-                f"--row {form} does not go with --template {request.template}, whose rows are {template.row}s",
+                f"--row {form} does not go with --template {request.template}: its rows are {template.row}s",
                 hint="leave --row out",
             )
         form = template.row

@@ -18,8 +18,8 @@ from asyncbatch.codec.rows import RowForm, row_texts, text_slab
 from asyncbatch.codec.template import Template, Variable
 from asyncbatch.errors import ConfigError
 
-SLAB_VALUES = 65_536
-"""About so many values are encoded at a time: orjson holds the interpreter for 1 to 5 ms."""
+SLAB_BYTES = 2**20
+"""About so much Arrow data becomes one slab: the unit in which answered bytes are freed."""
 MAX_EXACT_INTEGER = 2**53
 
 SlabEncoder = Callable[[list[Array]], list[Slab]]
@@ -55,8 +55,7 @@ def _cut(table: pa.Table) -> Iterator[list[Array]]:
     """The columns of one slab after the other, each as one contiguous array."""
     if not table.num_rows:
         return
-    values_per_row = max(table.num_columns, table.nbytes / table.num_rows / 4, 1)
-    step = max(1, int(SLAB_VALUES / values_per_row))
+    step = max(1, int(SLAB_BYTES * table.num_rows / max(table.nbytes, 1)))
     for start in range(0, table.num_rows, step):
         yield [single(column) for column in table.slice(start, step).columns]
 
@@ -178,12 +177,13 @@ def _merged(segments: list[Segment]) -> tuple[Segment, ...]:
 
 _V2_TYPES = {
     "bool": "BOOL", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
-    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "halffloat": "FP16", "float": "FP32", "double": "FP64",
+    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "halffloat": "FP16", "float": "FP32", "double": "FP64",
 }  # fmt: skip
 
 
 def _tensors(schema: pa.Schema) -> list[Segment]:
-    """V2 inference protocol: a tensor a column, `data` holding its rows. A fixed-size list is a second axis."""
+    """V2 inference protocol: a tensor a column. A fixed-size list is a second axis."""
     segments: list[Segment] = []
     for index, field in enumerate(schema):
         type_, axes = field.type, b""

@@ -1,4 +1,4 @@
-"""From the probes' replies to one layout. Where two readings fit, it is an error that names the option, not a guess."""
+"""From the probes' replies to one layout. Two readings that fit are an error naming the option, no guess."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +10,7 @@ import pyarrow.types as pt
 
 from asyncbatch.codec import bodies
 from asyncbatch.codec.convert import text_number
+from asyncbatch.codec.decoder import make_decoder
 from asyncbatch.codec.kinds import (
     NULL,
     NUMBER,
@@ -27,7 +28,7 @@ from asyncbatch.codec.layout import LayoutField, ReplyLayout
 from asyncbatch.codec.paths import compile_path
 from asyncbatch.codec.readings import Reading, TextRows, candidates, fits, read
 from asyncbatch.config import ReplyConfig
-from asyncbatch.errors import ReplyError
+from asyncbatch.errors import ReplyError, ReplyMismatchError
 from asyncbatch.model import Reply
 
 Probe = tuple[Reply, int]
@@ -39,7 +40,7 @@ def infer_layout(probes: Sequence[Probe], config: ReplyConfig) -> ReplyLayout:
     """The one layout that reads every probe's reply.
 
     Args:
-        probes: replies with the number of rows each answers; several sizes tell line from row (1, 2, 7, some hundred).
+        probes: replies with the number of rows each answers; 1, 2, 7 and some hundred tell line from row.
         config: `reply`, `prediction_type` and `prediction_name` are used.
 
     Raises:
@@ -55,15 +56,25 @@ def infer_layout(probes: Sequence[Probe], config: ReplyConfig) -> ReplyLayout:
     reading = _chosen(probes, config, explicit)
     path = compile_path(reading.path)
     parts = [read(reading, reply, rows, path) for reply, rows in probes]
-    first = parts[0]
-    if isinstance(first, TextRows):
-        texts = [part for part in parts if isinstance(part, TextRows)]
-        if len(texts) == len(parts):
-            return _text_layout(
-                reading, texts, config, explicit, one_row=all(rows == 1 for _, rows in probes)
-            )
+    texts = [part for part in parts if isinstance(part, TextRows)]
+    if not texts:
+        layout = _column_layout(reading, parts, config, explicit)
+    elif len(texts) == len(parts):
+        layout = _text_layout(reading, texts, config, explicit, one_row=all(rows == 1 for _, rows in probes))
+    else:
         raise ReplyError("some replies hold bracketed lists and others do not", hint=_PATH_HINT)
-    return _column_layout(reading, parts, config, explicit)
+    _check_decodes(layout, probes)
+    return layout
+
+
+def _check_decodes(layout: ReplyLayout, probes: Sequence[Probe]) -> None:
+    """What is learned must read what it was learned from; `--prediction-type` may not."""
+    decoder = make_decoder(layout)
+    for reply, rows in probes:
+        try:
+            decoder.decode(reply, rows)
+        except ReplyMismatchError as error:
+            raise ReplyError(error.message, hint=_TYPE_HINT) from error
 
 
 def _chosen(probes: Sequence[Probe], config: ReplyConfig, explicit: pa.DataType | None) -> Reading:
@@ -96,7 +107,7 @@ def _refuse_one_line_vector(probes: Sequence[Probe]) -> None:
         if any(len(line) > 1 for line in cells):
             count = max(len(line) for line in cells)
             raise ReplyError(
-                f"one row was answered with {count} values on one line, and no larger request was answered to compare",
+                f"one row was answered with {count} values on one line, and no larger request was answered",
                 hint="if they are one row's vector, say so: --prediction-type 'list<float64>'",
             )
 
@@ -125,11 +136,11 @@ def _nothing_fits(probes: Sequence[Probe], config: ReplyConfig) -> ReplyError:
     if config.reply is not None:
         return ReplyError(
             f"--reply {config.reply!r} does not give one value a row for requests of {sizes} rows",
-            hint="plan --show 1 prints the reply; such as --reply predictions or --reply 'predictions[*].score'",
+            hint="such as --reply predictions or --reply '[*].score'; plan --show 1 prints the reply",
         )
     if all(rows == 1 for _, rows in probes):
         return ReplyError(
-            "one row was answered with a list of several values, and no larger request was answered to compare",
+            "one row was answered with a list of several values, and no larger request was answered",
             hint="if the list is one row's vector, say so with --reply, such as --reply '[@]'",
         )
     return ReplyError(
@@ -197,7 +208,9 @@ def _column_layout(
             return _named(layout, {key: _kind(_members(parts, key)) for key in parts[0]}, config, explicit)
         kind = _kind(parts)
     except KindConflictError as error:
-        raise ReplyError(f"replies mix {error} in one place", hint=_TYPE_HINT) from error
+        if explicit is None or named:
+            raise ReplyError(f"replies mix {error} in one place", hint=_TYPE_HINT) from error
+        kind = NULL  # whether the type holds them all is seen when they are decoded
     if kind.name == "object":
         return _named(layout, kind.members, config, explicit)
     if kind.name == "arrow" and kind.arrow is not None and pt.is_struct(kind.arrow):

@@ -34,9 +34,14 @@ class Kind:
 
 NULL, BOOL, NUMBER, TEXT = Kind(name="null"), Kind(name="bool"), Kind(name="number"), Kind(name="text")
 _WORDS = {
-    "null": "null", "bool": "true or false", "number": "a number", "big": "a whole number beyond 2^53", "text": "text",
-    "object": "an object", "other": "an unknown kind of value",
-}  # fmt: skip
+    "null": "null",
+    "bool": "true or false",
+    "number": "a number",
+    "big": "a whole number beyond 2^53",
+    "text": "text",
+    "object": "an object",
+    "other": "an unknown kind of value",
+}
 
 
 class KindConflictError(Exception):

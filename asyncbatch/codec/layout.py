@@ -10,8 +10,9 @@ import pyarrow as pa
 from asyncbatch.errors import ReplyError
 
 Form = Literal["csv-lines", "csv-line", "json", "json-columns", "jsonl", "v2", "npy", "arrow", "python"]
-"""`csv-lines`: a line a row. `csv-line`: all rows on one line. `json`: a list of rows at `path`. `json-columns`: an
-object of lists at `path`. `jsonl`: a JSON value a line. `v2`: tensors with shape. `python`: what a callable returned."""
+"""`csv-lines`: a line a row. `csv-line`: all rows on one line. `json`: a list of rows at `path`.
+`json-columns`: an object of lists at `path`. `jsonl`: a JSON value a line. `v2`: tensors with shape.
+`python`: what a callable returned."""
 
 FORM_WORDS: Mapping[Form, str] = {
     "csv-lines": "CSV, one line a row",
@@ -52,7 +53,7 @@ class ReplyLayout:
     named: bool = False
     """Rows are objects or columns with names: one field a name."""
     explicit_type: bool = False
-    """The type is from `--prediction-type`: values are converted where that loses nothing but float precision."""
+    """The type is from `--prediction-type`: values are converted if only float precision is lost."""
     fields: tuple[LayoutField, ...]
 
     @property

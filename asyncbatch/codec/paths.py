@@ -1,8 +1,8 @@
 """`--reply`: where the predictions are in a JSON reply.
 
-A plain path (`a.b`, `a[0].b`, `a[*].c`) is compiled to direct access; any other JMESPath expression is run by jmespath,
-which is slow. They agree but for one thing: a plain path keeps nulls in `[*]`, so that rows never shift; JMESPath drops
-them.
+A plain path (`a.b`, `a[0].b`, `a[*].c`) is compiled to direct access; any other JMESPath expression is run by
+jmespath, which is slow. They agree but for one thing: a plain path keeps nulls in `[*]`, so that rows never
+shift; JMESPath drops them.
 """
 
 import json
@@ -46,7 +46,14 @@ def compile_path(expression: str) -> Path:
             f"--reply {expression!r} is not JMESPath",
             hint="such as predictions, outputs[0].data or predictions[*].score",
         ) from error
-    return Path(find=compiled.search, plain=False)
+
+    def find(value: Any) -> Any:
+        try:
+            return compiled.search(value)
+        except jmespath.exceptions.JMESPathError:  # its message would quote the reply
+            return None
+
+    return Path(find=find, plain=False)
 
 
 def key_step(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The ways in which a reply can be read as n rows. Learning picks one that fits every probe; decoding uses it."""
+"""The ways to read a reply as n rows. Learning picks the one that fits all probes; decoding uses it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

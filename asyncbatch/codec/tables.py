@@ -20,7 +20,7 @@ _PADDING_BYTES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableEncoder:
-    """An Encoder whose blocks stay Arrow data; `make_payload` turns the rows of a request into its payload."""
+    """An Encoder whose blocks stay Arrow data; `make_payload` makes the payload of a request's rows."""
 
     content_type: str
     schema: pa.Schema

@@ -8,8 +8,8 @@
 | `$columns` | a JSON list of the names of the columns sent |
 | `$columnar` | a JSON list of V2 tensors, one a column: `{"name":…,"shape":[n],"datatype":…,"data":[…]}` |
 
-A template is valid JSON but for its variables, which stand where a value may. A variable in quotes that is a whole
-value counts too (`{"inputs": "$rows"}`, for shells and TOML); inside longer text it is that text.
+A template is valid JSON but for its variables, which stand where a value may. A variable in quotes that is a
+whole value counts too (`{"inputs": "$rows"}`, for shells and TOML); inside longer text it is that text.
 """
 
 import difflib

@@ -16,7 +16,7 @@ from asyncbatch.control.explore import Explorer, Move, Surroundings
 from asyncbatch.control.in_flight import InFlight
 from asyncbatch.control.journal import Decision, Journal
 from asyncbatch.control.pacing import RequestPacer
-from asyncbatch.control.row_ramp import RowRamp
+from asyncbatch.control.row_ramp import RowRamp, power_of_two
 from asyncbatch.control.service_fit import ServiceFit
 from asyncbatch.control.size_caps import Prover, SizeCaps
 from asyncbatch.control.slow_start import SlowStart
@@ -84,6 +84,7 @@ class AdaptiveController:
         self._failures = 0.0
         self._slots = 0.0
         self._waiting_s = 0.0
+        self._climb_patience = 0
         self._throttle = ThrottleCause()
 
     # ------------------------------------------------------------------ protocol
@@ -94,7 +95,7 @@ class AdaptiveController:
         else:
             patience_s = 4 * self._latency_s + 1
             rows = self._prover.rows(int(self._rows), good=self._caps.good_rows, now_s=now, patience_s=patience_s)
-            if self._phase is not Phase.CRUISE and self._limit >= 4:
+            if self._phase is Phase.CLIMB or (self._phase is not Phase.CRUISE and self._limit >= 4):
                 rows = self._ramp.take(now, patience_s=patience_s) or rows
             rows = tail_rows(rows, remaining=self._remaining, in_flight=self._limit, least=self._least_rows())
         rows = min(rows, self._caps.max_rows)
@@ -102,11 +103,7 @@ class AdaptiveController:
         return ChunkTarget(rows=rows, bytes=self._caps.max_bytes)
 
     def concurrency(self) -> int:
-        limit = self._limit
-        if self._pacer.rate < math.inf:  # pacing holds requests back, not the limit
-            idle_s = min(self._fit.seconds(self._rows), self._latency_s)
-            limit = max(limit, 1 + 1.3 * self._pacer.rate * idle_s)
-        return max(self._flight_range.low, min(self._flight_range.high, int(limit)))
+        return max(self._flight_range.low, min(self._flight_range.high, int(self._limit)))
 
     def send_delay(self) -> float:
         now = self._clock()
@@ -177,8 +174,8 @@ class AdaptiveController:
         fit = self._fit
         rows = float(self._ramp.best_rows)
         a, b = fit.line
-        if fit.seconds(rows) > 0.6 and b > 0:  # smaller chunks double faster
-            rows = max(1.0, min(rows, max((0.4 - a) / b, a / b)))
+        if fit.seconds(rows) > 1.0 and b > 0:  # smaller chunks double faster
+            rows = float(power_of_two(max(1.0, rows / 4, min(rows, max((0.5 - a) / b, a / b)))))
         self._note(now, f"chunk {rows:.0f} rows", f"row ramp: t(n) = {a:.3g} s + {b:.3g} s x n")
         self._rows = rows
         self._phase = Phase.FLIGHT
@@ -217,7 +214,12 @@ class AdaptiveController:
             return
         if self._ramp.best_rows > self._rows:
             self._rows = float(self._ramp.best_rows)
-        if self._ramp.done:
+            self._climb_patience = 0
+        self._climb_patience += 1
+        patient = self._climb_patience < 4 * self._limit + 16
+        if patient and not self._ramp.done and self._ramp.rows > 1.3 * self._rows:
+            return
+        if not patient or not self._climb_on():
             self._end_climb(now)
 
     def _end_flight(self, now: float, *, little: bool) -> None:
@@ -229,31 +231,46 @@ class AdaptiveController:
             return
         self._phase = Phase.DOUBLE
         self._explorer.base = None
+        self._limit = max(self._limit, min(4.0, self._flight_range.high))
+        self._spread = max(self._spread, self._slow.spread)
         self._new_epoch(now, settle_s=0.0, precision=0.1)
 
     def _double(self, now: float) -> None:
         """Latencies were too uneven to tell queueing from noise: go on while throughput grows."""
-        measure = self._epoch.measure(mean_in_flight=self._flight.mean(now), spread=self._epoch.spread)
-        self._spread = 0.7 * self._spread + 0.3 * self._epoch.spread
+        measure = self._epoch.measure(mean_in_flight=self._flight.mean(now), spread=self._spread)
+        self._spread = measure.spread
         base = self._explorer.base
         gain = math.log(measure.rate / base.rate) if base else 1.0
         self._note(now, f"{self._limit:.0f} in flight", f"doubling: {100 * gain:+.0f} %, {measure.rate:.0f} rows/s")
         high = self._flight_range.high
-        if gain < 0.1 or self._limit >= high or self._remaining < 2 * self._rows * self._limit:
-            if gain < 0.05:
+        if gain < 0.2 or self._limit >= high or self._remaining < 2 * self._rows * self._limit:
+            if gain < 0.1:
                 self._limit = self._saved[1]
             self._begin_climb(now)
             return
         self._explorer.base = measure
         self._saved = (self._rows, self._limit)
-        self._limit = min(float(high), 1.7 * self._limit)
+        self._limit = min(float(high), 2 * self._limit)
         self._new_epoch(now, settle_s=0.0, precision=0.12)
 
     def _begin_climb(self, now: float) -> None:
         self._phase = Phase.CLIMB
+        self._climb_patience = 0
         self._rows = float(max(self._rows, self._ramp.best_rows))
-        if self._ramp.done:
+        if self._ramp.done and not self._climb_on():
             self._end_climb(now)
+
+    def _climb_on(self) -> bool:
+        """Whether the fit, better now, asks for still larger chunks; then trials of them have begun."""
+        self._fit.focus(self._rows)
+        rate = self._limit * self._rows / max(1e-9, self._latency_s)
+        goal = self._goal(rate, queueing=self._latency_s / max(1e-9, self._fit.seconds(self._rows)), paced=False)
+        left = self._remaining / max(1.0, self._rows * self._limit)
+        if goal < 1.9 * self._rows or self._fit.gain(self._rows, goal) < 0.05 or left < 3 * goal / self._rows:
+            return False
+        self._ramp.best_rows = int(self._rows)
+        self._ramp.extend(goal, max_rows=self._top_rows())
+        return not self._ramp.done
 
     def _end_climb(self, now: float) -> None:
         self._note(now, f"chunk {self._rows:.0f} rows", f"row climb: t(n) = {self._fit.line[0]:.3g} s + {self._fit.line[1]:.3g} s x n")
@@ -268,17 +285,19 @@ class AdaptiveController:
     # ------------------------------------------------------------------ epochs
     def _new_epoch(self, now: float, settle_s: float = 0.0, precision: float = 0.05) -> None:
         base = max(6, int(self._limit))
-        need = int(min(3 * base, max(base, (self._spread / precision) ** 2)))
+        need = int(min(max(24, 3 * base), max(base, (self._spread / precision) ** 2)))
         self._flight.restart(now, from_s=now + settle_s)
         self._epoch = Epoch(from_s=now + settle_s, need=need)
-        self._pacer.binding()
 
     def _end_epoch(self, now: float) -> None:
         epoch = self._epoch
-        self._spread = 0.7 * self._spread + 0.3 * epoch.spread
         measure = epoch.measure(mean_in_flight=self._flight.mean(now), spread=self._spread)
+        self._spread = measure.spread
         self._latency_s = measure.latency_s
         explorer = self._explorer
+        self._fit.focus(self._rows)
+        if measure.latency_s < 0.95 * self._fit.seconds(measure.rows):
+            self._fit.add(measure.rows, measure.latency_s, weight=8.0)  # no request waits less than not at all
         if explorer.trial is not None:
             trial = explorer.trial
             gain = explorer.gain(measure) if explorer.base else 0.0
@@ -307,8 +326,17 @@ class AdaptiveController:
         self._propose(now, measure)
 
     def _propose(self, now: float, measure: Measure) -> None:
+        longest_s = self._longest_s()
+        if measure.latency_s > 1.1 * longest_s and self._rows > 1 and not self._limit > 1.2 * self._slots > 0:
+            self._rows = max(1.0, self._rows * max(0.5, 0.8 * longest_s / measure.latency_s))
+            self._note(now, self._setting(), f"latency {measure.latency_s:.1f} s is too near the limit")
+            self._explorer.base = None
+            self._new_epoch(now, settle_s=measure.latency_s)
+            return
         self._saved = (self._rows, self._limit)
-        paced = self._pacer.binding()
+        if self._slots and self._limit < 1.1 * self._slots and self._queue_factor(measure) > 1.4:
+            self._explorer.soon(Move.ROWS_DOWN)  # slow without queueing: beyond a knee
+        paced = measure.rate / measure.rows > 0.7 * self._pacer.rate
         flight_max = float(self._flight_range.high)
         if self._flight_cap < math.inf:  # once in a while, one more than was admitted
             again = now - self._flight_cap_s > self._flight_cap_gap_s
@@ -323,13 +351,18 @@ class AdaptiveController:
             queue_factor=self._queue_factor(measure),
             overhead=self._fit.overhead(self._rows),
             gain=functools.partial(self._fit.gain, self._rows),
-            longest_s=self._longest_s(),
+            longest_s=longest_s,
             paced=paced,
             rounds_left=self._remaining / max(1.0, self._rows * self._limit),
         )
         trial = self._explorer.propose(around)
         if trial is None:
             self._new_epoch(now)
+            return
+        if trial.move is Move.ROWS_MODEL and not paced and around.gain(trial.rows) > 0.1 and self._climb_on():
+            self._explorer.trial = None
+            self._phase = Phase.CLIMB
+            self._climb_patience = 0
             return
         self._rows, self._limit = trial.rows, trial.in_flight
         if trial.rows > 1.1 * self._caps.good_rows:
@@ -355,7 +388,8 @@ class AdaptiveController:
             self._note(now, f"{self._limit:.0f} in flight", "throttled: the endpoint admits no more at once")
             self._leave_ramp(now)
             return
-        larger = min(4 * self._rows, float(self._top_rows()), self._rows_ceiling)
+        growth = 4 if self._fit.seconds(self._rows) < 1.5 else 2
+        larger = min(growth * self._rows, self._fit.knee(), float(self._top_rows()), self._rows_ceiling)
         longest_s = 0.5 * self._longest_s()
         if self._fit.seconds(larger) > longest_s:
             a, b = self._fit.line
@@ -369,6 +403,9 @@ class AdaptiveController:
             self._explorer.soon(Move.ROWS_UP)
             if self._phase is not Phase.CRUISE and grows:
                 self._rows = larger
+            # pacing is to hold requests back, not the limit
+            unqueued = 1 + 1.3 * rate * self._fit.seconds(self._rows)
+            self._limit = max(self._limit, min(unqueued, 1.5 * self._slots if self._slots else 2.0 * begun_with))
             self._leave_ramp(now)
             return
         self._hold(now, min(1.0, max(0.2, self._latency_s)))
@@ -384,11 +421,12 @@ class AdaptiveController:
 
     def _unavailable(self, sample: Sample, now: float, begun_with: int) -> None:
         self._hold(now, min(0.5, max(0.05, 0.25 * self._latency_s)))
+        self._epoch.refused += 1
         if sample.started_s < self._cut_s or now - self._cut_s < max(1.0, self._latency_s):
             return
         trial = self._explorer.trial
-        growing = self._phase in (Phase.FLIGHT, Phase.DOUBLE) or (trial is not None and trial.move is Move.FLIGHT_UP)
-        if not growing and self._refusals < max(2.0, 0.02 * self._calls):
+        growing = self._phase in (Phase.FLIGHT, Phase.DOUBLE)
+        if not growing and self._refusals < max(3.0, 0.03 * self._calls):
             return
         self._cut_s = now
         self._calls = self._refusals = 0
@@ -410,25 +448,32 @@ class AdaptiveController:
         self._flight_cap_s = now
 
     def _timed_out(self, sample: Sample, now: float) -> None:
-        self._timeout_s = min(self._timeout_s, max(0.1, now - sample.started_s))
+        """The first remedy is fewer in flight where requests queue, and smaller chunks where they do not."""
+        waited_s = now - sample.started_s
+        self._timeout_s = min(self._timeout_s, max(0.1, waited_s))
+        rows = sample.rows
+        trial = self._prover.settled(rows) or rows > 1.3 * self._rows
+        if self._phase is not Phase.CRUISE and not self._ramp.done and (trial or self._phase is Phase.ROWS):
+            self._ramp.refused(rows)
+            self._fit.add(rows, waited_s)
+            if self._phase is Phase.ROWS and self._ramp.done:
+                self._start_flight(now)
+            elif self._phase is Phase.CLIMB and self._ramp.done:
+                self._end_climb(now)
+            if trial:
+                return
         if sample.started_s < self._cut_s:
             return
         self._cut_s = now
-        self._prover.settled(sample.rows)
-        trial = self._explorer.trial
-        if self._phase is Phase.ROWS:
-            self._ramp.refused(sample.rows)
-            if self._ramp.done:
-                self._start_flight(now)
-            return
-        if trial is not None:
+        if self._explorer.trial is not None:
+            move = self._explorer.trial.move
             self._rows, self._limit = self._saved
-            self._explorer.rejected(trial.move)
-        elif self._phase is Phase.FLIGHT or (self._slots and self._limit > 1.5 * self._slots):
-            self._limit = max(1.0, 0.7 * self._limit)
+            self._explorer.rejected(move)
+        elif self._limit > max(2.0, 1.2 * self._slots) and waited_s > 1.5 * self._fit.seconds(rows):
+            self._limit = max(1.0, 0.6 * self._limit)
         else:
-            self._rows = max(1.0, 0.8 * self._rows)
-        self._note(now, self._setting(), f"a request timed out after {now - sample.started_s:.1f} s")
+            self._rows = max(1.0, 0.75 * min(self._rows, rows))
+        self._note(now, self._setting(), f"a request of {rows} rows timed out after {waited_s:.1f} s")
         self._leave_ramp(now)
 
     def _too_large(self, sample: Sample, now: float) -> None:
@@ -469,7 +514,7 @@ class AdaptiveController:
     def _count(self, *, refused: bool) -> None:
         self._calls += 1
         self._refusals += refused
-        if self._calls > 4 * max(10.0, self._limit):
+        if self._calls > max(60.0, 4 * self._limit):
             self._calls //= 2
             self._refusals //= 2
 
@@ -504,7 +549,7 @@ class AdaptiveController:
         if b <= 0:
             return self._rows
         rest_s = min(600.0, self._remaining / max(rate, 1e-9))
-        best_s = max(0.8, math.sqrt(rest_s * a))
+        best_s = max(0.8, math.sqrt(rest_s * a / (1 + 2 * self._spread)))
         longest_s = self._longest_s() / max(1.0, queueing)
         best_s = min(best_s, longest_s, max(rest_s / 10, 0.5))
         rows = max(1.0, (best_s - a) / b)

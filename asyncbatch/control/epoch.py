@@ -5,6 +5,7 @@ latency is known when the first of them end, an epoch takes little more than one
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 
 
@@ -16,49 +17,57 @@ class Measure:
     """Rows a second."""
     error: float
     """Standard error of log(rate), from the spread of the latencies."""
+    spread: float
+    """Coefficient of variation of the seconds a row, smoothed over epochs."""
     latency_s: float
     rows: float
     """Mean rows of a chunk: block ends make it smaller than the target."""
+    refused: float = 0.0
+    """Share of requests refused for load."""
 
 
 class Epoch:
-    """Collects samples until there are enough."""
+    """Collects samples until there are enough.
+
+    Latencies (by the row) beyond three times the median count as three times: a spike says nothing about the setting, and would
+    drown the difference between two of them.
+    """
+
+    _CLIP = 3.0
 
     def __init__(self, *, from_s: float, need: int) -> None:
         self.from_s = from_s
         self.need = need
-        self.count = 0
-        self._rows = self._seconds = self._relative = self._squares = 0.0
+        self.refused = 0
+        """Requests refused for load in this epoch."""
+        self._samples: list[tuple[float, int]] = []  # (seconds a row, rows)
+
+    @property
+    def count(self) -> int:
+        return len(self._samples)
 
     def add(self, rows: int, seconds: float) -> bool:
         """Take one answered chunk; True when there are enough."""
-        seconds = max(seconds, 1e-6)
-        self.count += 1
-        self._rows += rows
-        self._seconds += seconds
-        each = seconds / rows
-        self._relative += each
-        self._squares += each * each
-        return self.count >= self.need
-
-    @property
-    def spread(self) -> float:
-        """Coefficient of variation of the seconds a row."""
-        if self.count < 2:
-            return 0.0
-        mean = self._relative / self.count
-        variance = max(0.0, (self._squares / self.count - mean * mean) * self.count / (self.count - 1))
-        return math.sqrt(variance) / mean
-
-    @property
-    def latency_s(self) -> float:
-        return self._seconds / self.count if self.count else 0.0
+        self._samples.append((max(seconds, 1e-6) / rows, rows))
+        return len(self._samples) >= self.need
 
     def measure(self, *, mean_in_flight: float, spread: float) -> Measure:
-        """`spread`: the coefficient of variation to judge the error by, smoothed over epochs."""
+        """The epoch is over. `spread`: that of the epochs before, 0 if unknown; errors are judged by a smoothed one."""
+        samples = self._samples
+        limit = self._CLIP * statistics.median(each for each, _ in samples)
+        clipped = [(min(each, limit), rows) for each, rows in samples]
+        count = len(clipped)
+        rows = sum(rows for _, rows in clipped)
+        seconds = sum(each * rows for each, rows in clipped)
+        mean = sum(each for each, _ in clipped) / count
+        variance = sum((each - mean) ** 2 for each, _ in clipped) / max(1, count - 1)
+        found = math.sqrt(variance) / mean
+        smooth = 0.7 * spread + 0.3 * found if spread else found
         return Measure(
-            rate=mean_in_flight * self._rows / self._seconds,
-            error=spread / math.sqrt(self.count),
-            latency_s=self._seconds / self.count,
-            rows=self._rows / self.count,
+            rate=mean_in_flight * rows / seconds,
+            error=smooth / math.sqrt(count),
+            spread=smooth,
+            latency_s=seconds / count,
+            rows=rows / count,
+            refused=self.refused / (self.refused + count),
         )

@@ -7,7 +7,7 @@ epochs as before; a change of the endpoint makes every direction worth trying ag
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from asyncbatch.control.epoch import Measure
@@ -122,6 +122,7 @@ class Explorer:
         floor, care = self._FLOOR[move], self._CARE[move]
         if move is Move.FLIGHT_UP and headroom:
             floor, care = -0.01, -0.3
+        gain -= 3 * measure.refused
         if gain > (max(floor, care * error) if care >= 0 else min(floor, care * error)):
             self.base = measure
             self._gap[move] = 1
@@ -156,11 +157,10 @@ class Explorer:
             self.base = measure
             self.reset()
             return True
-        self.base = Measure(
+        self.base = replace(
+            measure,
             rate=math.sqrt(measure.rate * self.base.rate),
             error=max(measure.error * 0.6, self.base.error * 0.7),
-            latency_s=measure.latency_s,
-            rows=measure.rows,
         )
         return False
 
@@ -170,7 +170,9 @@ class Explorer:
             self._wait[move] -= 1
         if around.rounds_left < 4:
             return None
-        order = [Move.ROWS_MODEL, Move.FLIGHT_UP, Move.ROWS_UP, Move.FLIGHT_DOWN, Move.ROWS_DOWN]
+        order = [Move.FLIGHT_UP, Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_DOWN, Move.ROWS_DOWN]
+        if around.gain(around.goal_rows) > 0.15:
+            order[:2] = order[1::-1]
         if around.paced:
             order = [Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_UP, Move.FLIGHT_DOWN, Move.ROWS_DOWN]
         elif around.latency_s > 0.8 * around.longest_s:
@@ -193,6 +195,8 @@ class Explorer:
             precision = 0.1
         elif move is Move.ROWS_UP:
             rows = min(rows * (2 if around.paced or around.overhead > 0.1 else 1.5), around.max_rows)
+            if not around.paced:
+                rows = min(rows, 1.5 * around.goal_rows)
             longer = 1 + (rows / around.rows - 1) * (1 - around.overhead)
             if (
                 rows < 1.05 * around.rows
@@ -203,7 +207,7 @@ class Explorer:
                 return None
         elif move is Move.ROWS_DOWN:
             rows = rows / (1.5 if self._gap[move] <= 4 else 2.0)
-            if rows < 1:
+            if rows < 1 or around.paced:
                 return None
         elif move is Move.FLIGHT_UP:
             if around.paced or around.latency_s * 1.25 > around.longest_s:
@@ -214,7 +218,7 @@ class Explorer:
             if flight < around.in_flight + 0.99:
                 return None
         else:
-            if around.queue_factor < 1.3 and around.latency_s < around.longest_s:
+            if around.paced or (around.queue_factor < 1.3 and around.latency_s < around.longest_s):
                 return None
             flight = max(1.0, min(flight - 1, flight / 1.25))
             if flight >= around.in_flight:

@@ -27,13 +27,11 @@ class RequestPacer:
         self._touched_s = 0.0
         self._cut_s = -math.inf
         self._refused_rate = math.inf
-        self._asked = self._held = 0
         self.rate = math.inf
         """Requests a second allowed now."""
 
     def delay(self, now_s: float) -> float:
         """0.0: send (a token is taken); else seconds until a token is there."""
-        self._asked += 1
         if self.rate < math.inf:
             elapsed = now_s - self._touched_s
             self._touched_s = now_s
@@ -41,8 +39,6 @@ class RequestPacer:
             self.rate = min(self.rate * math.exp(min(1.0, growth * elapsed)), 1e6)
             self._tokens = min(max(1.0, 0.1 * self.rate), self._tokens + elapsed * self.rate)
             if self._tokens < 1:
-                self._held += 1
-                self._asked -= 1
                 return (1 - self._tokens) / self.rate + 1e-6
             self._tokens -= 1
         while self._admitted and self._admitted[0] < now_s - self._WINDOW_S:
@@ -67,9 +63,3 @@ class RequestPacer:
         self._since_cut = 0
         self._touched_s = self._cut_s = now_s
         return self.rate
-
-    def binding(self) -> bool:
-        """Whether pacing, not the limit in flight, held requests back since the last call."""
-        held, self._held = self._held, 0
-        asked, self._asked = self._asked, 0
-        return self.rate < math.inf and held > 0.3 * max(1, asked)

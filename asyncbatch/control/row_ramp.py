@@ -5,10 +5,17 @@ that is too large fails once. Sizes grow by up to eight while the fixed cost of 
 chunks are sent beside it: they are useful work, and give the fit its second point.
 """
 
+import math
+
 from asyncbatch.control.service_fit import ServiceFit
 
 _SPACING_S = 0.3
 """Seconds between the requests sent beside a slow one."""
+
+
+def power_of_two(rows: float) -> int:
+    """The power of two at or below `rows` (within rounding), at least 1: padded endpoints work in such sizes, others lose nothing."""
+    return 1 << max(0, int(math.log2(max(1.0, rows * 1.001))))
 
 
 class RowRamp:
@@ -73,6 +80,7 @@ class RowRamp:
         """A chunk of `rows` took `seconds`; `max_rows` is the most that may be tried."""
         fit = self._fit
         fit.add(rows, seconds)
+        fit.focus(self.rows)
         if rows < 0.7 * self.rows and rows < self.rows - 1:
             return
         speeds = fit.speeds()
@@ -88,17 +96,20 @@ class RowRamp:
             return
         self.best_rows = rows
         expected_s = max(seconds, fit.seconds(rows))
-        growth = 8.0 if overhead > 0.7 else 4.0 if overhead > 0.2 else 2.0
+        # the line's slope may be noise: a chunk is long only if it also took much longer than the small ones
+        small = [n / s for n, s, _ in speeds if n <= rows / 4]
+        longer = bool(small) and seconds > 2.5 * sum(small) / len(small)
+        growth = 8.0 if overhead > 0.7 else 4.0 if overhead > 0.2 or not longer else 2.0
         if self._goal:
             self._step(rows, growth, max_rows)
             return
-        if fit.sizes > 1 and (overhead < 0.08 or (overhead < 0.5 and expected_s > self._enough_s)):
+        if longer and (overhead < 0.08 or (overhead < 0.5 and expected_s > self._enough_s)):
             self._stop(rows)
             return
         if fit.sizes > 1:
             room = max(self._slow_s, 2.5 * expected_s if overhead > 0.3 else 0.0) / expected_s
             growth = min(growth, (room - overhead) / max(0.05, 1 - overhead))
-            if expected_s > self._slow_s and overhead < 0.3:
+            if expected_s > self._slow_s and overhead < 0.3 and longer:
                 growth = 1.0
         elif seconds * growth > 2 * self._slow_s:
             growth = 4.0 if seconds < 4 * self._slow_s else 2.0
@@ -110,9 +121,8 @@ class RowRamp:
             self._stop(min(self.best_rows, max(1, rows // 2)))
 
     def _step(self, rows: int, growth: float, max_rows: int) -> None:
-        wanted = min(max_rows, int(rows * growth))
-        if self._goal:
-            wanted = min(wanted, int(self._goal))
+        wanted = power_of_two(rows * growth)
+        wanted = min(max_rows, wanted, int(self._goal) if self._goal else max_rows)
         if wanted < 1.2 * rows or (wanted < 2 * rows and self._fit.gain(rows, wanted) < 0.02):
             self._stop(rows)
             return

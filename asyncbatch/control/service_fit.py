@@ -17,6 +17,14 @@ class ServiceFit:
     def __init__(self) -> None:
         self._bins: dict[int, list[float]] = {}  # half octave -> [weight, sum of rows, sum of seconds]
         self._line: tuple[float, float] | None = None
+        self._focus = 0.0
+
+    def focus(self, rows: float) -> None:
+        """Sizes near `rows` matter most from now on: padding and knees make the line a local truth."""
+        focus = math.log2(max(1.0, rows))
+        if focus != self._focus:
+            self._focus = focus
+            self._line = None
 
     def add(self, rows: float, seconds: float, *, weight: float = 1.0) -> None:
         """Learn from one answered chunk that did not queue, or from the mean of `weight` of them."""
@@ -87,7 +95,10 @@ class ServiceFit:
         return [(n / k, n / t, k) for _, (k, n, t) in sorted(self._bins.items())]
 
     def _solve(self) -> tuple[float, float]:
-        points = [(n / k, t / k, min(k, 6.0) / (t / k) ** 2) for k, n, t in self._bins.values()]
+        points = []
+        for k, n, t in self._bins.values():
+            octaves = math.log2(n / k) - self._focus
+            points.append((n / k, t / k, min(k, 6.0) / (t / k) ** 2 / (1 + (octaves / 3) ** 2)))
         if not points:
             return 0.0, 0.0
         if len(points) == 1:

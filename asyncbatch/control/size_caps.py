@@ -58,6 +58,10 @@ class SizeCaps:
         margin = 0.85 if outcome is Outcome.FAILED else 0.7
         if outcome is Outcome.FAILED:
             self.memory_errors += 1
+            if self.good_rows:
+                # one more try in the middle, then never again: each may cost a restart
+                new_cap = math.sqrt(self.good_rows * rows) if self.memory_errors < 2 else self.good_rows
+                margin = min(margin, new_cap / rows)
         new = rows * margin < self._rows_cap
         self._rows_cap = max(1.0, min(self._rows_cap, rows * margin))
         self.good_rows = min(self.good_rows, int(self._rows_cap))

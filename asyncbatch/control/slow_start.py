@@ -39,11 +39,13 @@ class SlowStart:
             return limit + 1.0
         self._ratios.append((ratio / self.baseline, in_flight))
         window = min(len(self._ratios), max(4, in_flight // 2))
-        recent = list(self._ratios)[-window:]
-        ratio = sum(r for r, _ in recent) / window
+        recent = sorted(r for r, _ in list(self._ratios)[-window:])
         if window >= 4:
-            variance = sum((r - ratio) ** 2 for r, _ in recent) / (window - 1)
-            if ratio - math.sqrt(variance / window) > self._queueing * 0.9 and ratio > self._queueing:
+            recent.pop()  # one spike is no queue
+        ratio = sum(recent) / len(recent)
+        if window >= 4:
+            variance = sum((r - ratio) ** 2 for r in recent) / (len(recent) - 1)
+            if ratio - math.sqrt(variance / len(recent)) > self._queueing * 0.9 and ratio > self._queueing:
                 self.done = True
                 return max(1.0, limit)
         return limit + (1.0 if window < 4 or ratio > 1.2 else 1.5)
@@ -56,15 +58,20 @@ class SlowStart:
     @property
     def certain(self) -> bool:
         """Whether latencies were even enough for `slots` to be believed without a measurement of throughput."""
-        recent = [ratio for ratio, _ in self._ratios][-max(4, len(self._ratios) // 2) :]
-        if len(recent) < 4:
-            return False
+        return len(self._ratios) >= 10 and self.spread < 0.2
+
+    @property
+    def spread(self) -> float:
+        """Coefficient of variation of recent latencies."""
+        recent = [min(ratio, 5.0) for ratio, _ in self._ratios][-max(4, len(self._ratios) // 2) :]
+        if not recent:
+            return 0.0
         mean = sum(recent) / len(recent)
-        return math.sqrt(sum((r - mean) ** 2 for r in recent) / len(recent)) < 0.2 * mean
+        return math.sqrt(sum((r - mean) ** 2 for r in recent) / len(recent)) / mean
 
     def slots(self) -> float:
         """How many requests the endpoint seems to work on at once."""
         recent = list(self._ratios)[-max(4, len(self._ratios) // 3) :]
         if not recent:
             return 1.0
-        return max(1.0, sum(f for _, f in recent) / sum(max(1.0, r) for r, _ in recent))
+        return max(1.0, sum(f for _, f in recent) / sum(min(5.0, max(1.0, r)) for r, _ in recent))

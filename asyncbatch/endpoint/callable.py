@@ -258,8 +258,10 @@ def _declared(function: Callable[[Any], Any], name: str) -> str:
         return "arrow"
     text = annotation if isinstance(annotation, str) else _type_name(annotation)
     # `pa.RecordBatch`, `"np.ndarray"`, `npt.NDArray[np.float64]`, `numpy.ndarray[…]`
-    last = text.split("[", 1)[0].strip().rsplit(".", 1)[-1]
-    return _ANNOTATIONS.get(last, text)
+    path = text.strip("'\" ").split("[", 1)[0].split(".")
+    if path[0] in ("polars", "pl"):
+        return text  # its DataFrame is not the one of pandas
+    return _ANNOTATIONS.get(path[-1], text)
 
 
 def _type_name(annotation: Any) -> str:
@@ -303,6 +305,7 @@ _CONVERSIONS: "dict[str, Callable[[pa.RecordBatch], Any]]" = {
     "pandas": _as_frame,
 }
 _ANNOTATIONS = {
+    "Any": "arrow",
     "RecordBatch": "arrow",
     "Table": "table",
     "ndarray": "numpy",

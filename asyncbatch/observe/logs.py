@@ -30,6 +30,7 @@ from asyncbatch.observe.progress import FIRST_LINE_S, LINE_EVERY_S
 from asyncbatch.observe.terminal import Terminal
 
 Level = Literal["debug", "info", "warning", "error"]
+_AGAIN = ", once more to leave at once"
 _RANK: dict[Level, int] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 
 
@@ -105,7 +106,7 @@ def text_line(event: object) -> str:
         case Explained(message=message):
             return f"explain: {message}"
         case Stopping(reason=reason):
-            return f"stopping: {reason}; open blocks are being finished"
+            return f"stopping: {reason}; open blocks are being finished" + _AGAIN * reason.startswith("SIG")
         case PartCommitted(block=block, rows_rejected=rejected):
             rejects = f", {text.plural(rejected, 'reject')}" if rejected else ""
             return f"committed: file {block.file}, rows {block.start:,} to {block.stop:,}{rejects}"

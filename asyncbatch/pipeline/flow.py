@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncbatch.control.backoff import RetryBudget, full_jitter
+from asyncbatch.control.body_cap import BodyCap
 from asyncbatch.control.breaker import Breaker
 from asyncbatch.control.failures import Action
 from asyncbatch.control.recovery import Attempts, Step, next_step
@@ -80,7 +81,7 @@ class Flow:
         self._retry_budget = RetryBudget()
         self._min_rows = options.min_rows
         self._one_row_works = options.one_row_works
-        self._max_bytes = options.max_payload_bytes
+        self._body_cap = BodyCap(max_bytes=options.max_payload_bytes)
         self._suspects: list[tuple[Work, Refusal]] = []
         self._control_sent = False
         self._input_ended = False
@@ -177,7 +178,7 @@ class Flow:
 
     def _take(self) -> Work | None:
         work = self._work.take(
-            self._clock(), target=self._target, max_bytes=self._max_bytes, min_rows=self._min_rows
+            self._clock(), target=self._target, max_bytes=self._body_cap.max_bytes, min_rows=self._min_rows
         )
         if work is None:
             return None
@@ -251,6 +252,7 @@ class Flow:
             Outcome.SUCCESS, chunk=work.chunk, rows=work.rows, now_s=answer.sample.finished_s
         )
         self._control_sent = False
+        self._body_cap.answered(answer.sample.body_bytes)
         if work.block is not None:
             if work.rows == 1 and not work.padded:
                 self._one_row_works = True
@@ -327,8 +329,8 @@ class Flow:
         elif step is Step.ALONE:
             self._alone(work, refusal)
         else:
-            if refusal.verdict.outcome is Outcome.TOO_LARGE and refusal.sample.body_bytes > 1:
-                self._max_bytes = min(self._max_bytes, refusal.sample.body_bytes - 1)
+            if refusal.verdict.outcome is Outcome.TOO_LARGE:
+                self._body_cap.refused(refusal.sample.body_bytes)
             self._work.put_halves(work, Kind.BISECT if step is Step.BISECT else Kind.RETRY)
 
     def _delay(self, work: Work, refusal: Refusal) -> float:

@@ -16,6 +16,7 @@ from asyncbatch.protocols import Decoder, Encoder, Endpoint
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_DECODERS = 2
 _UNREADABLE = "UnreadableReply"
 _DECODE_INLINE_BYTES = 100_000
 """Decoding this much takes about a millisecond; a thread hop costs an eighth of that, so larger replies get one."""
@@ -58,6 +59,8 @@ class Invoker:
         self._timeout_s = timeout_s
         self._clock = clock
         self._good_rows = good_rows
+        # Decoding holds the interpreter lock, and its intermediate values are larger than the reply: few at a time.
+        self._decoders = anyio.CapacityLimiter(_DECODERS)
 
     @property
     def has_good_rows(self) -> bool:
@@ -120,7 +123,7 @@ class Invoker:
     async def _decode(self, reply: Reply, rows: int) -> tuple[Values, ...]:
         if reply.result is None and len(reply.body) <= _DECODE_INLINE_BYTES:
             return self._decoder.decode(reply, rows)
-        return await anyio.to_thread.run_sync(self._decoder.decode, reply, rows)
+        return await anyio.to_thread.run_sync(self._decoder.decode, reply, rows, limiter=self._decoders)
 
     def _sample(self, work: Work, payload: Payload, started_s: float, outcome: Outcome) -> Sample:
         return Sample(

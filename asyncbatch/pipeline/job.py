@@ -189,9 +189,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
 
 async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunReport:
     sink = output.sink
-    done = await anyio.to_thread.run_sync(
-        lambda: {file.number: sink.done(file.number) for file in prepared.source.files}
-    )
+    done = await anyio.to_thread.run_sync(sink.done_by_file)
     resumed = sum(stop - start for ranges in done.values() for start, stop, _ in ranges)
     total = total_rows(prepared.source, job.config.input.limit)
     job.announce(prepared, rows=total, resumed=resumed)

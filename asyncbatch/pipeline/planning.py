@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _RESUME_SIZES = (1, 2)
-_REPLY_COPIES = 2
-"""A reply's bytes exist as body and as decoded values, and once more while the part is written."""
+_REPLY_COPIES = 4
+"""A reply's bytes exist as body, as parsed and as decoded values, and once more while the part is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +183,7 @@ def _block_rows(config: RunConfig, planned: Plan | None, probes: ProbeResult, ro
     if config.input.block_rows is not None:
         return config.input.block_rows
     return block_rows(
-        seconds_per_row=probes.seconds_per_row, row=row, max_memory_bytes=config.speed.max_memory
+        seconds_per_row=probes.seconds_per_row, row=row, max_memory_bytes=config.speed.block_memory
     )
 
 

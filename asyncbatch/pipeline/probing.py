@@ -21,6 +21,8 @@ _SIZES = (1, 2, 7)
 _LARGEST = 300
 _LARGEST_S = 2.0
 """The largest probe is cut so that it should take no longer than this."""
+_LARGEST_REPLY_BYTES = 2**20
+"""Nor should its reply be larger: it is read in several ways at once."""
 _CONNECT_TRIES = 3
 _PLAIN_TRIES = 2
 
@@ -141,8 +143,10 @@ class Prober:
     def _affordable(rows: int, answers: Sequence[ProbeAnswer]) -> int:
         if rows <= _SIZES[-1] or not answers:
             return rows
-        slowest = max(answer.seconds / answer.rows for answer in answers[-1:])
-        return max(_SIZES[-1], min(rows, int(_LARGEST_S / max(slowest, 1e-9))))
+        last = answers[-1]
+        by_time = _LARGEST_S * last.rows / max(last.seconds, 1e-9)
+        by_reply = _LARGEST_REPLY_BYTES * last.rows / max(1, len(last.reply.body))
+        return max(_SIZES[-1], int(min(rows, by_time, by_reply)))
 
     async def _ask(self, payload: Payload, rows: int, start: int) -> ProbeAnswer | ProbeRefusal:
         began_s = self._clock()

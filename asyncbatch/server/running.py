@@ -161,7 +161,7 @@ async def _listen(runner: web.ServerRunner, config: ServeConfig) -> None:
 
 
 def _without_content(record: logging.LogRecord) -> bool:
-    """Keep what aiohttp logs, but not the pieces of requests that it quotes; nothing of requests that are no HTTP."""
+    """Keep what aiohttp logs without the pieces of requests that it quotes; drop what is no HTTP at all."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         return False

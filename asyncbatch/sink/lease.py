@@ -6,6 +6,7 @@ has not renewed its lease for a minute.
 """
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -16,9 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from asyncbatch.errors import StoppedError
+from asyncbatch.errors import StoppedError, StorageError
 from asyncbatch.sink.layout import LEASES
 from asyncbatch.store.base import Store, read_bytes
+
+_log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 DEAD_AFTER_S = 60.0
@@ -76,7 +79,8 @@ class ThisMachine:
             # start.
             rest = text.rpartition(")")[2].split()
             return None if rest[0] in ("Z", "X") else rest[19]
-        elif sys.platform == "win32":  # noqa: RET505 (mypy takes what follows an `if` of another platform for dead)
+        # mypy takes what follows an `if` of another platform for dead, hence `elif`.
+        elif sys.platform == "win32":  # noqa: RET505
             return ""  # os.kill would end the process there; its heartbeat decides
         else:
             try:
@@ -109,17 +113,26 @@ class Lease:
         self._clock = clock
 
     def heartbeat(self) -> bool:
-        """Renew it; False if another process has taken it meanwhile, because this one looked dead."""
-        if not self._mine():
-            return False
-        self._holder = replace(self._holder, heartbeat=self._clock())
-        _store_holder(self._store, self._name, self._holder)
+        """Renew it; False if another process has taken it meanwhile, because this one looked dead.
+
+        A disk that fails now is no reason to stop: whatever must be written will say so.
+        """
+        try:
+            if not self._mine():
+                return False
+            self._holder = replace(self._holder, heartbeat=self._clock())
+            _store_holder(self._store, self._name, self._holder)
+        except StorageError as error:
+            _log.warning("the lease could not be renewed: %s", error.message)
         return True
 
     def release(self) -> None:
-        """Give it back. Idempotent."""
-        if self._mine():
-            self._store.delete(self._name)
+        """Give it back. Idempotent, and quiet when the disk fails: a lease ends with its process anyway."""
+        try:
+            if self._mine():
+                self._store.delete(self._name)
+        except StorageError as error:
+            _log.warning("the lease could not be given back: %s", error.message)
 
     def _mine(self) -> bool:
         there = _read(self._store, self._name)

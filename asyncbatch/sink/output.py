@@ -216,8 +216,7 @@ class Output:
             parts = sink.committed()
             if parts and not tiling(plan, parts, sink.file_rows()):
                 return True
-            for name in (SUCCESS, MANIFEST):  # a part was removed: its rows are scored again
-                self._state.delete(name)
+            self._state.delete(SUCCESS, MANIFEST)  # a part was removed: its rows are scored again
             return False
         there = self._target.stat(self._location.target.name)
         if there is None or there.size_bytes != success.get("target_bytes"):
@@ -229,8 +228,7 @@ class Output:
         return True
 
     def _remove_published_parts(self) -> None:
-        for part in list_parts(self._parts):
-            self._parts.delete(part.name)
+        self._parts.delete(*(part.name for part in list_parts(self._parts)))
         self._parts.remove_empty_folders()
 
 
@@ -260,9 +258,9 @@ def open_sink(
     if location.kind == "stream":
         raise ValueError("stdout is written by TextWriter")
     owner = new_owner()
-    state: Store = LocalStore(location.state, location.state, owner=owner)
-    parts: Store = LocalStore(location.parts, location.state, owner=owner)
-    target: Store = LocalStore(location.target.parent, location.state, owner=owner)
+    state = LocalStore(location.state, location.state, owner=owner)
+    parts = state.beside(location.parts)
+    target = state.beside(location.target.parent)
     _check_places(location)
     if not overwrite:
         _check_ours(location, state, parts, target)
@@ -294,15 +292,10 @@ def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -
     A single file that stands at the target stays until the new one replaces it.
     """
     there = target.stat(location.target.name) if location.kind == "file" else None
-    for name in (SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES):
-        state.delete(name)
-    for entry in parts.list():
-        if parse_part_name(entry.name) is not None:
-            parts.delete(entry.name)
-    for prefix in (FILES, REJECTS, "job-"):
-        for entry in state.list(prefix):
-            if prefix != "job-" or parse_plan_name(entry.name) is not None:
-                state.delete(entry.name)
+    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES)
+    parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
+    state.delete(*(entry.name for prefix in (FILES, REJECTS) for entry in state.list(prefix)))
+    state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))
     if there is not None:
         allow_replacing(state, there)
 

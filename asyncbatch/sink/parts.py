@@ -172,17 +172,20 @@ class PartsSink:
             self._footers[part.name] = found
         return found
 
-    def done(self, number: int) -> list[tuple[int, int, int | None]]:
-        """The committed `(start, stop, end_offset)` of one file, ascending: the `done` of `Source.blocks`.
+    def done_by_file(self) -> dict[int, list[tuple[int, int, int | None]]]:
+        """The committed `(start, stop, end_offset)` of each file, ascending: the `done` of `Source.blocks`.
 
         The offset is given for text inputs and the ends of gapless stretches only: elsewhere nobody seeks.
         """
-        parts = [part for part in self.committed() if part.block.file == number and part.block.rows]
-        text = self._files[number].rows is None
-        found: list[tuple[int, int, int | None]] = []
+        found: dict[int, list[tuple[int, int, int | None]]] = {number: [] for number in self._files}
+        parts = [part for part in self.committed() if part.block.rows and part.block.file in found]
         for part, following in zip_longest(parts, parts[1:]):
-            seeks = text and (following is None or following.block.start > part.block.stop)
-            found.append((part.block.start, part.block.stop, self.footer(part).end_offset if seeks else None))
+            block = part.block
+            after = following.block if following is not None else None
+            gapless = after is not None and after.file == block.file and after.start == block.stop
+            seeks = self._files[block.file].rows is None and not gapless
+            offset = self.footer(part).end_offset if seeks else None
+            found[block.file].append((block.start, block.stop, offset))
         return found
 
     def file_rows(self) -> dict[int, int | None]:

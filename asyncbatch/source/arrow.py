@@ -92,7 +92,8 @@ class ArrowReader:
                 share = -(-rows // max(len(chosen), 1))
                 tables = [_head(opened.get_batch(number), share) for number in chosen]
             else:
-                tables = [_head(batch, rows) for batch in opened if batch.num_rows][:1]
+                first = next((batch for batch in opened if batch.num_rows), None)
+                tables = [] if first is None else [_head(first, rows)]
         return (
             pa.concat_tables([conformed(table, fields) for table in tables]).slice(0, rows)
             if tables

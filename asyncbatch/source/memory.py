@@ -47,8 +47,12 @@ def open_arrow_data(data: object, config: InputConfig) -> OpenedSource:
             raise InputError(
                 f"a source of type {type(data).__name__} is no table", hint="give a table with named columns"
             ) from error
-        # A frame is an array too; a DuckDB relation has a length, but is a query that may not fit into memory.
-        return _table_source(reader.read_all()) if hasattr(data, "__array__") else _stream_source(reader.schema, reader)
+        # A frame is an array too; a DuckDB relation has a length, but is a query that may not fit.
+        return (
+            _table_source(reader.read_all())
+            if hasattr(data, "__array__")
+            else _stream_source(reader.schema, reader)
+        )
     if isinstance(data, Iterable) and not isinstance(data, (bytes, bytearray, memoryview)):
         return _batches_source(iter(data), config)
     raise InputError(

@@ -137,7 +137,9 @@ def reading(path: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno is None:  # not of the system: pyarrow's verdict on the bytes
-            raise InputError(f"{path} is truncated or damaged", hint="copy it again, or leave it out") from error
+            raise InputError(
+                f"{path} is truncated or damaged", hint="copy it again, or leave it out"
+            ) from error
         raise InputError(
             f"{path} cannot be read: {error.strerror or error}", hint="check its permissions"
         ) from error

@@ -77,8 +77,8 @@ class Store(Protocol):
         """Create or replace `name`: readers see the old content or the new, never both or neither."""
         ...
 
-    def delete(self, name: str) -> None:
-        """Remove `name`; it is no error if it is not there."""
+    def delete(self, *names: str) -> None:
+        """Remove each of `names`; it is no error if one is not there."""
         ...
 
     def sweep(self, *, live: set[str], dead: set[str], before: float) -> None:

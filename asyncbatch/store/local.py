@@ -10,6 +10,7 @@ Applications Recover from fsync Failures?", USENIX ATC 2020).
 import errno
 import logging
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -27,6 +28,13 @@ MINIMUM_FREE_BYTES = 16 * 2**20
 """Less than this left on the disk and a run is not started."""
 
 
+@dataclass(slots=True)
+class _Links:
+    """Whether the file system has hard links: found out, and said, once for all stores on it."""
+
+    usable: bool = True
+
+
 class LocalStore:
     """A `Store` below `root`; unfinished files lie in `state_root/tmp`, which must be on the same file
     system.
@@ -42,11 +50,18 @@ class LocalStore:
         self, root: Path, state_root: Path, *, files: FileSystem | None = None, owner: str | None = None
     ) -> None:
         self._root = root
+        self._state_root = state_root
         self._temp = state_root / "tmp"
         self._files = files if files is not None else OsFileSystem()
         self._owner = owner or uuid.uuid4().hex[:12]
         self._ready: set[Path] = set()
-        self._hard_links = True
+        self._links = _Links()
+
+    def beside(self, root: Path) -> "LocalStore":
+        """A store below another root of the same file system, with the same state folder and owner."""
+        other = LocalStore(root, self._state_root, files=self._files, owner=self._owner)
+        other._links = self._links
+        return other
 
     @property
     def root(self) -> str:
@@ -114,7 +129,7 @@ class LocalStore:
         final = self._root / name
         temp = self._write_temp(final, write)
         try:
-            created = self._link(temp, final) if self._hard_links else self._claim(temp, final)
+            created = self._link(temp, final) if self._links.usable else self._claim(temp, final)
             # Also when another writer was first: it may not have synced the folder yet, and the answer
             # "it is there" must survive a crash.
             self._files.sync_folder(final.parent)
@@ -134,15 +149,22 @@ class LocalStore:
             self._discard(temp)
             raise storage_error(error, doing=f"replacing {final}") from error
 
-    def delete(self, name: str) -> None:
-        final = self._root / name
-        try:
-            self._files.unlink(final)
-            self._files.sync_folder(final.parent)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise storage_error(error, doing=f"removing {final}") from error
+    def delete(self, *names: str) -> None:
+        folders = set()
+        for name in names:
+            path = self._root / name
+            try:
+                self._files.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise storage_error(error, doing=f"removing {path}") from error
+            folders.add(path.parent)
+        for folder in sorted(folders):
+            try:
+                self._files.sync_folder(folder)
+            except OSError as error:
+                raise storage_error(error, doing=f"removing files in {folder}") from error
 
     def sweep(self, *, live: set[str], dead: set[str], before: float) -> None:
         try:
@@ -214,8 +236,9 @@ class LocalStore:
                 return False
             if error.errno not in NO_HARD_LINKS:
                 raise
-        self._hard_links = False
-        _log.warning("%s has no hard links: files are committed by rename under a lock instead", self._root)
+        if self._links.usable:
+            self._links.usable = False
+            _log.warning("%s has no hard links: files are committed by rename under a lock", self._root)
         return self._claim(temp, final)
 
     def _linked(self, temp: Path) -> bool:
@@ -261,7 +284,7 @@ class LocalStore:
                 self._files.make_folder(each)
             except FileExistsError:
                 pass  # another process was faster
-        # Another process may have made it and not synced it yet, so this is done for a folder that exists too.
+        # Another process may have made it and not synced it yet: a folder that exists is synced too.
         for each in dict.fromkeys([*missing, path]):
             self._files.sync_folder(each.parent)
         self._ready.add(path)

@@ -29,7 +29,8 @@ def check_codec(
         decoder: must read every one of `replies`, and refuse it for any other number of rows.
         replies: good replies, with their numbers of rows.
         one_row: each request of this encoder holds one row.
-        same: whether two bodies say the same; byte for byte by default. For formats with padding that means nothing.
+        same: whether two bodies say the same; byte for byte by default. For formats with padding that means
+            nothing.
 
     Raises:
         AssertionError: a promise is broken; the message says which.
@@ -62,7 +63,9 @@ def check_encoder(
         assert _equal(payload, alone, same), f"rows [{start}, {stop}) differ from encoding them alone"
         assert _equal(block.payload(start, stop), payload, same), "a payload can be cut again"
         if not isinstance(payload, BatchPayload):
-            assert payload.nbytes == sum(len(memoryview(piece)) for piece in payload.pieces), "nbytes is exact"
+            assert payload.nbytes == sum(len(memoryview(piece)) for piece in payload.pieces), (
+                "nbytes is exact"
+            )
             assert payload.content_type, "a body has a content type"
     _check_fit(block, one_row=one_row)
     _check_release(encoder, table, one_row=one_row, same=same)
@@ -91,7 +94,9 @@ def check_decoder(decoder: Decoder, replies: Sequence[tuple[Reply, int]]) -> Non
 
 def _ranges(rows: int, *, one_row: bool) -> Iterator[tuple[int, int]]:
     """Ends, middles, and cuts at sizes where implementations change their storage."""
-    cuts = sorted({0, 1, rows // 3, rows // 2, rows - 1, rows, *(cut for cut in (255, 4096, 8193) if cut < rows)})
+    cuts = sorted(
+        {0, 1, rows // 3, rows // 2, rows - 1, rows, *(cut for cut in (255, 4096, 8193) if cut < rows)}
+    )
     for start in cuts:
         for stop in [start + 1] if one_row else cuts:
             if start < stop <= rows:
@@ -112,7 +117,9 @@ def _check_fit(block: EncodedBlock, *, one_row: bool) -> None:
         assert block.fit(start, block.rows, 1) == 1, "one row always fits, so that a run can go on"
         assert block.fit(start, 1, 2**40) == 1, "fit keeps max_rows"
         left = block.rows - start
-        assert block.fit(start, 2**40, 2**40) == (1 if one_row else left), "everything left fits without limits"
+        assert block.fit(start, 2**40, 2**40) == (1 if one_row else left), (
+            "everything left fits without limits"
+        )
         for rows in {1, 2, left} if not one_row else {1}:
             if rows > left:
                 continue

@@ -187,8 +187,8 @@ class FaultServer:
         try:
             while await self._answer(reader, writer, number):
                 pass
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the peer has gone, or the server closes
+        except (OSError, RuntimeError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the peer has gone (uvloop says so with a RuntimeError), or the server closes
         finally:
             self._tasks.discard(task)
             self._writers.discard(writer)

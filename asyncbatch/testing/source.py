@@ -1,6 +1,7 @@
 """Proves that a `Source` keeps its contract: `check_source(lambda: open_source("data/", config))`."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,9 +14,9 @@ _Done = tuple[int, int, int | None]
 def check_source(make_source: Callable[[], Source], *, block_rows: Sequence[int] = (1, 3, 7, 1000)) -> None:
     """Read what `make_source` opens in every way the pipeline may, and compare.
 
-    Checked: files and schema; the block grid, its last block and types; the same rows in any block size and column
-    order; any committed ranges left out, with or without their byte offsets; a row limit; reading ended early;
-    samples; `close` twice.
+    Checked: files and schema; the block grid, its last block and types; the same rows in any block size
+    and column order; any committed ranges left out, with or without byte offsets; a row limit; reading ended
+    early; samples; `close` twice.
 
     Args:
         make_source: opens the same input anew at each call; it should hold a few to a few hundred rows.
@@ -203,7 +204,7 @@ def _check_early_end(make_source: Callable[[], Source], files: Sequence[InputFil
 
 
 def same_rows(one: pa.Table | None, other: pa.Table | None) -> bool:
-    """Equal names, types and values; NaN equals NaN; however the columns are chunked or dictionaries coded."""
+    """Equal names, types and values; NaN equals NaN; however columns are chunked or dictionaries coded."""
     if one is None or other is None:
         return one is other
     if one.schema.names != other.schema.names or one.schema.types != other.schema.types:
@@ -212,5 +213,5 @@ def same_rows(one: pa.Table | None, other: pa.Table | None) -> bool:
     return all(_plain(left) == _plain(right) for left, right in pairs)
 
 
-def _plain(column: "pa.ChunkedArray[pa.Scalar[pa.DataType]]") -> list[str]:
+def _plain(column: "pa.ChunkedArray[Any]") -> list[str]:
     return [repr(value) for value in column.to_pylist()]

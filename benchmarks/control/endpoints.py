@@ -118,7 +118,7 @@ def _sized(endpoint: Endpoint, rng: random.Random, low_s: float = 100, high_s: f
             rate = min(rate, rows * endpoint.request_rate)
         if rate > best:
             best, best_rows = rate, rows
-    rows = min(int(best * rng.uniform(low_s, high_s)), 40_000 * best_rows)
+    rows = min(int(best * rng.uniform(low_s, high_s)), 20_000 * best_rows)
     return replace(endpoint, rows=max(2_000, min(3_000_000, rows)))
 
 

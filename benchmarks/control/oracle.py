@@ -21,30 +21,42 @@ class Best:
     in_flight: int
 
 
-def best_static(endpoint: Endpoint, *, seed: int = 0, max_requests: int = 120_000) -> Best:
-    """Coarse grid, then the neighbours of the best until it stays the best."""
+def best_static(endpoint: Endpoint, *, seed: int = 0, max_requests: int = 60_000) -> Best:
+    """For a few numbers in flight, walk the chunk sizes outwards while they help; then refine around the best."""
     tried: dict[tuple[int, int], float] = {}
     best = Best(seconds=math.inf, rows=0, in_flight=0)
 
-    def attempt(rows: int, in_flight: int) -> None:
+    def attempt(rows: int, in_flight: int) -> float:
         nonlocal best
-        if (rows, in_flight) in tried or endpoint.rows / rows > max_requests:
-            return
-        fixed = FixedController(chunk_rows=rows, chunk_bytes=2**40, concurrency=in_flight)
-        run = Simulation(endpoint, seed=seed).run(fixed, until_s=best.seconds, max_requests=3 * max_requests)
-        tried[rows, in_flight] = run.seconds if run.finished else math.inf
-        if run.finished and run.seconds < best.seconds:
-            best = Best(seconds=run.seconds, rows=rows, in_flight=in_flight)
+        if (rows, in_flight) not in tried:
+            seconds = math.inf
+            if endpoint.rows / rows <= max_requests:
+                fixed = FixedController(chunk_rows=rows, chunk_bytes=2**40, concurrency=in_flight)
+                simulation = Simulation(endpoint, seed=seed)
+                run = simulation.run(fixed, until_s=1.2 * best.seconds, max_requests=2 * max_requests)
+                seconds = run.seconds if run.finished else math.inf
+            tried[rows, in_flight] = seconds
+            if seconds < best.seconds:
+                best = Best(seconds=seconds, rows=rows, in_flight=in_flight)
+        return tried[rows, in_flight]
 
-    for in_flight in IN_FLIGHT[4::4] + [1]:
-        for rows in ROWS[len(ROWS) // 2 :: 3] + ROWS[len(ROWS) // 2 :: -3]:
-            attempt(rows, in_flight)
+    middle = len(ROWS) // 2
+    for in_flight in (16, 4, 64, 1, 200):
+        if in_flight not in IN_FLIGHT:
+            continue
+        for sizes in (ROWS[middle::3], ROWS[middle::-3]):
+            poor = 0
+            for rows in sizes:
+                poor = poor + 1 if attempt(rows, in_flight) > 1.1 * best.seconds else 0
+                if poor == 3:
+                    break
     while math.isfinite(best.seconds):
         centre = best
         i, j = ROWS.index(best.rows), IN_FLIGHT.index(best.in_flight)
-        for rows in ROWS[max(0, i - 3) : i + 4]:
-            for in_flight in IN_FLIGHT[max(0, j - 3) : j + 4]:
-                attempt(rows, in_flight)
+        for step in (3, 1):
+            for rows in ROWS[max(0, i - 3) : i + 4 : step]:
+                for in_flight in IN_FLIGHT[max(0, j - 3) : j + 4 : step]:
+                    attempt(rows, in_flight)
         if best == centre:
             break
     return best

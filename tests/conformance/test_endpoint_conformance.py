@@ -72,6 +72,17 @@ def test_the_suite_works_under_anyio() -> None:
     anyio.run(run)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_endpoints_that_speak_http_under_uvloop(kind: str) -> None:
+    uvloop = pytest.importorskip("uvloop", reason="the faster event loop: pip install uvloop")
+
+    async def run() -> None:
+        async with FaultServer() as server:
+            await check_endpoint(KINDS[kind](server), server, max_reply_bytes=BOUND)
+
+    uvloop.run(run())
+
+
 class Careless:
     """A plausible endpoint: what people write with aiohttp when they do not think of failures."""
 
@@ -100,7 +111,9 @@ class Careless:
             ) as response:  # fmt: skip
                 content = await response.read()
                 if response.status >= 300:
-                    raise InvocationError(Failure(status=response.status, message=content.decode(errors="replace")))
+                    raise InvocationError(
+                        Failure(status=response.status, message=content.decode(errors="replace"))
+                    )
                 return Reply(
                     body=content,
                     content_type=response.headers.get("Content-Type", ""),

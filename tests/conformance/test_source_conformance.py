@@ -22,7 +22,9 @@ TABLE = pa.table(
         "s": [f'{number}"\n,' if number % 3 else "" for number in range(100)],
     }
 )
-BAD_CSV = b'id,x,s\r\n1,1.5,"a\nb"\r\n\r\n2,NA,\r\n3,zz,"q ""x"""\r\n4,1\r\n5,2,"\xff"\r\n6,3, 007 \r\n"7",4,"open'
+BAD_CSV = (
+    b'id,x,s\r\n1,1.5,"a\nb"\r\n\r\n2,NA,\r\n3,zz,"q ""x"""\r\n4,1\r\n5,2,"\xff"\r\n6,3, 007 \r\n"7",4,"open'
+)
 BAD_JSONL = b'{"a": 1}\n\n{"a": "x"}\n{"a": 2\n{"a": 3, "b": [1]}\r\n{"a": 4}'
 
 
@@ -84,7 +86,20 @@ def header_only(path: Path) -> None:
     (path / "x.csv").write_text("a,b\n")
 
 
-WRITERS = [parquet, csv, csv_gz, jsonl, jsonl_gz, arrow_file, arrow_stream, folder, hive, bad_csv, bad_jsonl, header_only]
+WRITERS = [
+    parquet,
+    csv,
+    csv_gz,
+    jsonl,
+    jsonl_gz,
+    arrow_file,
+    arrow_stream,
+    folder,
+    hive,
+    bad_csv,
+    bad_jsonl,
+    header_only,
+]
 OPTIONS = {"bad_csv": {"types": (("x", "float64"),)}, "bad_jsonl": {"types": (("a", "int64"),)}}
 
 
@@ -92,12 +107,19 @@ OPTIONS = {"bad_csv": {"types": (("x", "float64"),)}, "bad_jsonl": {"types": (("
 def test_files(write: Callable[[Path], None], tmp_path: Path) -> None:
     write(tmp_path)
     config = InputConfig(**OPTIONS.get(write.__name__, {}))
-    check_source(lambda: open_source(tmp_path, config), block_rows=(1, 7, 32, 100, 1000) if "bad" in write.__name__ else (9, 50, 1000))
+    check_source(
+        lambda: open_source(tmp_path, config),
+        block_rows=(1, 7, 32, 100, 1000) if "bad" in write.__name__ else (9, 50, 1000),
+    )
 
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: TABLE, lambda: TABLE.to_reader(max_chunksize=13), lambda: iter(TABLE.to_batches(max_chunksize=13))],
+    [
+        lambda: TABLE,
+        lambda: TABLE.to_reader(max_chunksize=13),
+        lambda: iter(TABLE.to_batches(max_chunksize=13)),
+    ],
     ids=["table", "reader", "generator"],
 )
 def test_arrow_data(make: Callable[[], object]) -> None:
@@ -129,9 +151,13 @@ class _Broken:
             max_rows = None
         if self._fault == "file order":
             columns = self._source.schema.names
-        for block in self._source.blocks(file, columns=columns, block_rows=block_rows, done=done, max_rows=max_rows):
+        for block in self._source.blocks(
+            file, columns=columns, block_rows=block_rows, done=done, max_rows=max_rows
+        ):
             if self._fault == "drops last":
-                block = type(block)(block=block.block, table=block.table, rejects=block.rejects, end_offset=block.end_offset)
+                block = type(block)(
+                    block=block.block, table=block.table, rejects=block.rejects, end_offset=block.end_offset
+                )
             if self._fault == "loses a row" and block_rows == 9:
                 block = type(block)(block=block.block, table=block.table.slice(1), last=block.last)
             yield block
@@ -144,7 +170,8 @@ class _Broken:
 
 
 @pytest.mark.parametrize(
-    "fault", ["ignores done", "ignores max_rows", "file order", "drops last", "loses a row", "samples too much"]
+    "fault",
+    ["ignores done", "ignores max_rows", "file order", "drops last", "loses a row", "samples too much"],
 )
 def test_the_suite_notices(fault: str) -> None:
     with pytest.raises(AssertionError):

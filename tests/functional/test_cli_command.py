@@ -108,7 +108,7 @@ def test_summaries_are_short() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["rnu"], "no such command 'rnu'. Did you mean 'run'?", "asyncbatch --help shows how"),
+        (["rnu"], "asyncbatch has no command rnu", "did you mean run? asyncbatch --help shows how"),
         (["run"], "no SOURCE is given",
          "asyncbatch run SOURCE SINK -e ENDPOINT; or source = \"PATH\" in a -f file"),
         (["run", "a", "b"], "no endpoint is given", None),

@@ -1,7 +1,7 @@
 """The HTTP endpoint against a server that misbehaves: what goes beyond the promises of the protocol."""
 
 import asyncio
-import datetime
+import datetime as dt
 import gzip
 import ipaddress
 import ssl
@@ -64,7 +64,14 @@ def test_only_the_headers_asked_for_are_sent(monkeypatch: pytest.MonkeyPatch, tm
         seen = server.seen[0]
         names = [name for name, _ in seen.headers]
         assert names[0] == "Host"
-        assert sorted(names[1:]) == ["Accept-Encoding", "Authorization", "Content-Length", "Content-Type", "User-Agent", "X-Key"]
+        assert sorted(names[1:]) == [
+            "Accept-Encoding",
+            "Authorization",
+            "Content-Length",
+            "Content-Type",
+            "User-Agent",
+            "X-Key",
+        ]
         assert seen.header("authorization") == ["Bearer t0ken"]
         assert seen.header("x-key") == ["k3y"]
         assert seen.header("user-agent")[0].startswith("asyncbatch/")
@@ -181,7 +188,9 @@ def test_variant_and_headers_of_the_reply() -> None:
 
 def test_an_unknown_host_name() -> None:
     async def run() -> None:
-        endpoint = make_endpoint(RunConfig.from_options({"endpoint": "http://no-such-host.invalid:8080/x?key=k"}))
+        endpoint = make_endpoint(
+            RunConfig.from_options({"endpoint": "http://no-such-host.invalid:8080/x?key=k"})
+        )
         await endpoint.open(concurrency=1)
         try:
             failure = await fails(endpoint, timeout_s=20)
@@ -228,20 +237,21 @@ def _authority(folder: Path, names: list[str]) -> tuple[ssl.SSLContext, Path]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     def build(subject: str, issuer: str, key: Any, signer: Any, authority: bool) -> Any:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
             .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=2))
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         )
         if not authority:
             alternatives: list[Any] = [
-                x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names
+                x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+                for name in names
             ]
             builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         return builder.sign(signer, hashes.SHA256())
@@ -345,12 +355,12 @@ def test_closing_while_invocations_are_under_way_leaves_nothing() -> None:
             endpoint = make_endpoint(RunConfig.from_options({"endpoint": server.url}))
             await endpoint.open(concurrency=4)
             tasks = [asyncio.ensure_future(endpoint.invoke(PAYLOAD, timeout_s=5)) for _ in range(4)]
-            while server.in_flight < 4:
+            while server.in_flight < 4:  # noqa: ASYNC110  # no event tells of it
                 await asyncio.sleep(0.01)
             await endpoint.aclose()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(result, InvocationError) for result in results), results
-            while server.open_connections:
+            while server.open_connections:  # noqa: ASYNC110  # no event tells of it
                 await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(run(), 10))

@@ -1,7 +1,7 @@
 """Invocations as SageMaker Runtime sees them, and what follows when credentials run out."""
 
 import asyncio
-import datetime
+import datetime as dt
 import email.utils
 import json
 from collections.abc import Awaitable, Callable
@@ -66,7 +66,8 @@ async def fails(endpoint: SageMakerEndpoint) -> Failure:
 def test_every_option_goes_under_its_aws_name() -> None:
     options = {
         "target_model": "m.tar.gz", "target_variant": "blue", "target_container_hostname": "first",
-        "inference_component_name": "ic-1", "custom_attributes": "trace=1; a", "enable_explanations": "`true`",
+        "inference_component_name": "ic-1", "custom_attributes": "trace=1; a",
+        "enable_explanations": "`true`",
         "inference_id": "run-1", "session_id": "NEW_SESSION", "accept": "application/json",
     }  # fmt: skip
 
@@ -126,7 +127,10 @@ def test_headers_that_belong_to_the_signature_are_refused(name: str) -> None:
 
 def test_reply_with_variant_and_content_type() -> None:
     async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:
-        headers = (("Content-Type", "text/csv; charset=utf-8"), ("x-Amzn-Invoked-Production-Variant", "AllTraffic"))
+        headers = (
+            ("Content-Type", "text/csv; charset=utf-8"),
+            ("x-Amzn-Invoked-Production-Variant", "AllTraffic"),
+        )
         server.script([Plan(body=b"0.5", headers=headers)])
         reply = await endpoint.invoke(PAYLOAD, timeout_s=5)
         assert reply.body == b"0.5"
@@ -146,7 +150,13 @@ def test_errors_as_the_service_writes_them() -> None:
         (400, "ThrottlingException:http://x", {"message": None}, Outcome.THROTTLED, Action.RETRY),
         (424, "ModelError:http://x", model_error, Outcome.REJECTED, Action.BISECT),
         (429, "ModelNotReadyException", {"Message": "loading"}, Outcome.NOT_READY, Action.RETRY),
-        (400, "ValidationError", {"message": "Endpoint churn of account 1 not found."}, Outcome.FAILED, Action.FATAL),
+        (
+            400,
+            "ValidationError",
+            {"message": "Endpoint churn of account 1 not found."},
+            Outcome.FAILED,
+            Action.FATAL,
+        ),
         (403, "AccessDeniedException", {"Message": "no"}, Outcome.FAILED, Action.FATAL),
         (403, "ExpiredTokenException", {"message": "old"}, Outcome.FAILED, Action.REFRESH_CREDENTIALS),
         (503, "ServiceUnavailable", {"Message": "busy"}, Outcome.UNAVAILABLE, Action.RETRY),
@@ -278,7 +288,7 @@ def test_without_new_credentials_the_run_stops_resumably(aws_files: Path) -> Non
 
 @pytest.mark.parametrize(("minutes", "word"), [(20, "slow"), (-20, "fast")])
 def test_a_wrong_clock_is_named(minutes: int, word: str) -> None:
-    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
+    then = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
     date = email.utils.format_datetime(then, usegmt=True)
 
     async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:
@@ -303,7 +313,9 @@ def test_a_boto3_session_signs() -> None:
     with_server(test, session=session, region=None)
 
 
-def test_credentials_that_fail_while_running_are_no_fault_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_that_fail_while_running_are_no_fault_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     session = boto3.Session("A", "s", region_name="eu-west-1")
 
     async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:

@@ -33,7 +33,8 @@ with open_sink(sys.argv[1]) as output:
     if output.finished:
         sys.exit()
     if output.plan is None:
-        output.start(Plan(files=files, block_rows={BLOCK_ROWS}, schema=schema, reply={{}}, options={{}}, endpoint={{}}, source="in"))
+        output.start(Plan(files=files, block_rows={BLOCK_ROWS}, schema=schema, source="in",
+                          reply={{}}, options={{}}, endpoint={{}}))
     blocks = [Block(file=0, start=at, stop=at + {BLOCK_ROWS}) for gap in output.missing()
               for at in range(gap.start, {ROWS} if gap.stop is None else gap.stop, {BLOCK_ROWS})]
     random.shuffle(blocks)
@@ -42,7 +43,8 @@ with open_sink(sys.argv[1]) as output:
         table = pa.table({{"id": list(rows), "text": [f"t{{row}}" for row in rows],
                           "error": [None if row % 50 else "no" for row in rows]}}, schema=schema)
         rejects = [Reject(row=row, code="rejected", message="no") for row in rows if row % 50 == 0]
-        output.sink.write(block, table, rejects=rejects, variants={{}}, end_offset=None, last=block.stop == {ROWS})
+        output.sink.write(block, table, rejects=rejects, variants={{}}, end_offset=None,
+                          last=block.stop == {ROWS})
         print(block.name, flush=True)
     assert output.finish({{}}) is not None
 """

@@ -38,7 +38,9 @@ print(rows, (peak() - before) >> 10)
 
 def read_in_child(path: Path) -> tuple[int, int]:
     """Rows read, and MiB of memory that took."""
-    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True
+    )
     rows, mebibytes = done.stdout.split()
     return int(rows), int(mebibytes)
 
@@ -51,7 +53,9 @@ def numbers(rows: int) -> pa.Table:
 def test_one_large_row_group_is_never_in_memory_whole(tmp_path):
     table = numbers(2_000_000)
     assert table.nbytes > 150 << 20
-    pq.write_table(table, tmp_path / "x.parquet", row_group_size=len(table), compression="none", use_dictionary=False)
+    pq.write_table(
+        table, tmp_path / "x.parquet", row_group_size=len(table), compression="none", use_dictionary=False
+    )
     assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 1
     rows, mebibytes = read_in_child(tmp_path / "x.parquet")
     assert rows == len(table)

@@ -1,4 +1,4 @@
-"""Servers that nobody here wrote: where they are found, how they are started, and what happens without them."""
+"""Servers that nobody here wrote: where they are, how they are started, what happens without them."""
 
 import contextlib
 import json
@@ -48,12 +48,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
-# -- processes -----------------------------------------------------------------------------------------------------
+# -- processes -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _process(command: list[str], *, log: Path, **more: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A child that ends when its standard input closes: with the block, and when this process dies, however it dies."""
+    """A child that ends when its standard input closes: with the block, and when this process dies."""
     with log.open("wb") as stderr:
         child = subprocess.Popen(
             command,
@@ -83,7 +83,7 @@ def free_port() -> int:
         return port
 
 
-# -- MLflow --------------------------------------------------------------------------------------------------------
+# -- MLflow --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def mlflow_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[
         }
 
 
-# -- nginx ---------------------------------------------------------------------------------------------------------
+# -- nginx ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +159,10 @@ class Nginx:
         return f"{self.url}/invocations"
 
     def requests(self, *, at_least: int = 0) -> list[dict[str, Any]]:
-        """Every request so far: `status`, `connection` (its number), `body_bytes` and `upstream` (address, or none).
+        """Every request so far: `status`, `connection` (its number) and `body_bytes`, as text.
 
-        nginx logs a request when it is done with it, which may be after the client has the answer: waits for `at_least`.
+        nginx logs a request when it is done with it, which may be after the client has the answer: waits for
+        `at_least`.
         """
         until_s = time.monotonic() + 10.0
         while True:
@@ -183,8 +184,8 @@ events {{ worker_connections 512; }}
 http {{
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    log_format json escape=json '{{"status":$status,"connection":$connection,"body_bytes":"$content_length",'
-                                '"upstream":"$upstream_addr"}}';
+    log_format json escape=json
+        '{{"status":$status,"connection":$connection,"body_bytes":"$content_length"}}';
     access_log {folder}/access.log json;
     {http}
     upstream model {{ server {upstream}; keepalive 16; }}
@@ -207,7 +208,7 @@ _UNTIL_CLOSED = '"$@" </dev/null & child=$!; cat >/dev/null; kill "$child"; wait
 
 @pytest.fixture
 def start_nginx(tmp_path: Path) -> Iterator[StartNginx]:
-    """`start_nginx(upstream="host:port", http=…, server=…, location=…, tls=…)`: nginx in front of an upstream.
+    """`start_nginx(upstream="host:port", http=…, server=…, location=…, tls=…)`: nginx before an upstream.
 
     `http`, `server` and `location` are directives for these blocks. Stopped when the test ends.
     """
@@ -266,7 +267,7 @@ def _wait_for_port(port: int, log: Path) -> None:
     pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}", pytrace=False)
 
 
-# -- moto ----------------------------------------------------------------------------------------------------------
+# -- moto ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -280,7 +281,7 @@ def moto_url(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-# -- the command ---------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
     python mlflow_server.py FOLDER
 
-For each model NAME it writes `NAME.parquet`, the rows to score, and `NAME.expected.json`, what the model's own
-`predict` says to all of them at once. Prints one JSON line, name to port, when all of them answer, and ends when its
-standard input is closed.
+For each model NAME it writes `NAME.parquet`, the rows to score, and `NAME.expected.json`, what the model's
+own `predict` says to all of them at once. Prints one JSON line, name to port, when they can be asked, and
+ends when its standard input is closed.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Made:
 
 
 def make_models() -> dict[str, Made]:
-    """`number`, `vector`, `label` take named columns; `matrix` was fitted without names and has no signature."""
+    """`number`, `vector`, `label` take named columns; `matrix` was fitted without names."""
     rng = np.random.default_rng(SEED)
     values = rng.normal(size=(ROWS, len(COLUMNS)))
     target = values[:, 0] + np.where(values[:, 1] > 0, 2.0, 0.0) + 0.1 * rng.normal(size=ROWS)
@@ -96,9 +96,9 @@ async def serve(models: dict[str, Any]) -> None:
         tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
         servers.append(server)
         ports[name] = listening.getsockname()[1]
-    while not all(server.started for server in servers):
-        await asyncio.sleep(0.01)
-    print(json.dumps(ports), flush=True)
+    # Connections wait in the sockets' queues until uvicorn takes them.
+    sys.stdout.write(json.dumps(ports) + "\n")
+    sys.stdout.flush()
 
     closed = asyncio.Event()
     loop = asyncio.get_running_loop()

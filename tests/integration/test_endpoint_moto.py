@@ -63,7 +63,9 @@ def answers(moto: str, results: list[dict[str, str]]) -> None:
     """What moto's endpoints say next."""
     body = json.dumps({"account_id": "123456789012", "region": "eu-west-1", "results": results}).encode()
     request = urllib.request.Request(
-        f"{moto}/moto-api/static/sagemaker/endpoint-results", data=body, headers={"Content-Type": "application/json"}
+        f"{moto}/moto-api/static/sagemaker/endpoint-results",
+        data=body,
+        headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=10) as reply:
         assert reply.status == 201
@@ -76,9 +78,7 @@ def invoke(moto: str, body: bytes, times: int = 1, **options: str) -> list[Reply
         await endpoint.open(concurrency=4)
         try:
             payload = BytesPayload(pieces=(body,), content_type="text/csv", nbytes=len(body))
-            return list(
-                await asyncio.gather(*(endpoint.invoke(payload, timeout_s=30) for _ in range(times)))
-            )
+            return list(await asyncio.gather(*(endpoint.invoke(payload, timeout_s=30) for _ in range(times))))
         finally:
             await endpoint.aclose()
 
@@ -86,7 +86,12 @@ def invoke(moto: str, body: bytes, times: int = 1, **options: str) -> list[Reply
 
 
 def test_a_canned_answer(moto: str) -> None:
-    canned = {"Body": "0.25,0.75", "ContentType": "text/csv", "InvokedProductionVariant": "blue", "CustomAttributes": "t=1"}
+    canned = {
+        "Body": "0.25,0.75",
+        "ContentType": "text/csv",
+        "InvokedProductionVariant": "blue",
+        "CustomAttributes": "t=1",
+    }
     answers(moto, [canned])
     (reply,) = invoke(moto, b"1,2\n3,4\n", target_variant="blue", custom_attributes="t=1")
     assert reply.body == b"0.25,0.75"

@@ -21,8 +21,14 @@ from asyncbatch.config import RequestConfig
 from asyncbatch.errors import ConfigError
 from asyncbatch.model import BytesPayload
 
-_text = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(['"', ",", "\n", "\r\n", 'a"b', "é,\\", "null", ""])
-_float = st.floats() | st.sampled_from([0.1, -0.0, 1e16, 1e15, 5e-324, 1e-7, float("nan"), float("inf"), -float("inf")])
+_text = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
+    ['"', ",", "\n", "\r\n", 'a"b', "é,\\", "null", ""]
+)
+_float = st.floats() | st.sampled_from(
+    [0.1, -0.0, 1e16, 1e15, 5e-324, 1e-7, float("nan"), float("inf"), -float("inf")]
+)
+_day = dt.datetime(1000, 1, 1)  # noqa: DTZ001 - columns without a time zone hold naive times
+_zoned = st.datetimes(dt.datetime(1900, 1, 2), dt.datetime(2100, 1, 1), timezones=st.just(dt.UTC))  # noqa: DTZ001
 _TYPES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.float64(), _float),
     (pa.float32(), st.floats(width=32)),
@@ -37,19 +43,23 @@ _TYPES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.dictionary(pa.int8(), pa.float64()), st.sampled_from([0.1, -2.5, 3.0])),
     (pa.binary(), st.binary(max_size=5)),
     (pa.date32(), st.dates(dt.date(1000, 1, 1))),
-    (pa.timestamp("us"), st.datetimes(dt.datetime(1000, 1, 1))),
-    (pa.timestamp("ms", "Europe/Berlin"), st.datetimes(dt.datetime(1900, 1, 2), dt.datetime(2100, 1, 1), timezones=st.just(dt.UTC))),
+    (pa.timestamp("us"), st.datetimes(_day)),
+    (pa.timestamp("ms", "Europe/Berlin"), _zoned),
     (pa.time64("us"), st.times()),
     (pa.decimal128(10, 3), st.decimals(-9999, 9999, places=3)),
     (pa.null(), st.none()),
-]  # fmt: skip
+]
+_small_struct = pa.struct([("x", pa.int64()), ('y"', pa.string())])
 _NESTED: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.list_(pa.float64()), st.lists(st.none() | _float, max_size=3)),
     (pa.list_(pa.string()), st.lists(st.none() | _text, max_size=3)),
-    (pa.list_(pa.list_(pa.int32())), st.lists(st.none() | st.lists(st.integers(0, 9), max_size=2), max_size=2)),
+    (
+        pa.list_(pa.list_(pa.int32())),
+        st.lists(st.none() | st.lists(st.integers(0, 9), max_size=2), max_size=2),
+    ),
     (pa.list_(pa.float32(), 2), st.lists(st.none() | st.floats(width=32), min_size=2, max_size=2)),
-    (pa.struct([("x", pa.int64()), ('y"', pa.string())]), st.fixed_dictionaries({"x": st.integers(0, 9), 'y"': st.none() | _text})),
-]  # fmt: skip
+    (_small_struct, st.fixed_dictionaries({"x": st.integers(0, 9), 'y"': st.none() | _text})),
+]
 
 
 @st.composite
@@ -89,7 +99,11 @@ def plain_text(value: Any, type_: pa.DataType) -> str:
     if pa.types.is_timestamp(type_):
         digits = {"us": 6, "ms": 3}[type_.unit]
         stamp = value.astimezone(dt.UTC) if type_.tz else value
-        text = f"{stamp.year:04d}" + stamp.strftime("-%m-%dT%H:%M:%S") + f".{stamp.microsecond:06d}"[: digits + 1]
+        text = (
+            f"{stamp.year:04d}"
+            + stamp.strftime("-%m-%dT%H:%M:%S")
+            + f".{stamp.microsecond:06d}"[: digits + 1]
+        )
         return text + ("Z" if type_.tz else "")
     if pa.types.is_time(type_):
         return value.strftime("%H:%M:%S") + f".{value.microsecond:06d}"
@@ -129,7 +143,10 @@ def json_text(value: Any, type_: pa.DataType) -> str:
     if isinstance(value, list):
         return "[" + ",".join(json_text(each, type_.value_type) for each in value) + "]"
     if isinstance(value, dict):
-        members = (orjson.dumps(field.name).decode() + ":" + json_text(value[field.name], field.type) for field in type_)
+        members = (
+            orjson.dumps(field.name).decode() + ":" + json_text(value[field.name], field.type)
+            for field in type_
+        )
         return "{" + ",".join(members) + "}"
     return orjson.dumps(plain_text(value, type_)).decode()
 
@@ -144,7 +161,13 @@ def json_row(row: dict[str, Any], schema: pa.Schema, form: str) -> str:
     if form == "value":
         return texts[0]
     if form == "object":
-        return "{" + ",".join(orjson.dumps(f.name).decode() + ":" + text for f, text in zip(schema, texts, strict=True)) + "}"
+        return (
+            "{"
+            + ",".join(
+                orjson.dumps(f.name).decode() + ":" + text for f, text in zip(schema, texts, strict=True)
+            )
+            + "}"
+        )
     return "[" + ",".join(texts) + "]"
 
 
@@ -159,7 +182,9 @@ def test_csv_bodies_equal_the_reference_line_by_line(table: pa.Table, header: bo
 
 
 @settings(max_examples=300, deadline=None)
-@given(table=tables(_TYPES + _NESTED), form=st.sampled_from(["array", "object", "value"]), jsonl=st.booleans())
+@given(
+    table=tables(_TYPES + _NESTED), form=st.sampled_from(["array", "object", "value"]), jsonl=st.booleans()
+)
 def test_json_bodies_equal_the_reference_row_by_row(table: pa.Table, form: str, jsonl: bool) -> None:
     if form == "value":
         table = table.select([0])
@@ -186,7 +211,9 @@ _BODIES = [
 
 @settings(max_examples=150, deadline=None)
 @given(table=tables(_TYPES), request=st.sampled_from(_BODIES), data=st.data())
-def test_every_slice_equals_encoding_that_slice_alone(table: pa.Table, request: RequestConfig, data: st.DataObject) -> None:
+def test_every_slice_equals_encoding_that_slice_alone(
+    table: pa.Table, request: RequestConfig, data: st.DataObject
+) -> None:
     encoder = make_encoder(request, table.schema)
     if isinstance(encoder, StreamEncoder):
         table = pa.concat_tables([table] * data.draw(st.integers(1, 3)))
@@ -199,14 +226,18 @@ def test_every_slice_equals_encoding_that_slice_alone(table: pa.Table, request: 
 
 
 _json_value = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.text("ab$rows \"\\", max_size=6),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("ab$n", max_size=3), inner, max_size=2),
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text('ab$rows "\\', max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text("ab$n", max_size=3), inner, max_size=2)
+    ),
     max_leaves=6,
 )
 
 
 @settings(max_examples=300, deadline=None)
-@given(table=tables(_TYPES), extra=_json_value, quoted=st.booleans(), form=st.sampled_from(["array", "object"]))
+@given(
+    table=tables(_TYPES), extra=_json_value, quoted=st.booleans(), form=st.sampled_from(["array", "object"])
+)
 def test_a_templates_body_is_json_equal_to_the_naive_construction(
     table: pa.Table, extra: Any, quoted: bool, form: str
 ) -> None:
@@ -231,7 +262,10 @@ def _without_variables(value: Any) -> Any:
 
 
 @settings(max_examples=200, deadline=None)
-@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30), body_kind=st.sampled_from(["csv", "jsonl", "npy"]))
+@given(
+    values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30),
+    body_kind=st.sampled_from(["csv", "jsonl", "npy"]),
+)
 def test_floats_come_back_bit_for_bit(values: list[float], body_kind: str) -> None:
     table = pa.table({"x": pa.array(values, pa.float64())})
     sent = body(make_encoder(RequestConfig(body=body_kind, row="value"), table.schema), table)
@@ -244,13 +278,26 @@ def test_floats_come_back_bit_for_bit(values: list[float], body_kind: str) -> No
 
 
 @settings(max_examples=200, deadline=None)
-@given(table=tables([(pa.float64(), _float), (pa.float32(), st.floats(width=32)), (pa.int16(), st.integers(-9, 9)), (pa.bool_(), st.booleans())]), data=st.data())
+@given(
+    table=tables(
+        [
+            (pa.float64(), _float),
+            (pa.float32(), st.floats(width=32)),
+            (pa.int16(), st.integers(-9, 9)),
+            (pa.bool_(), st.booleans()),
+        ]
+    ),
+    data=st.data(),
+)
 def test_npy_bodies_are_the_rows_as_an_array_with_nan_for_null(table: pa.Table, data: st.DataObject) -> None:
     encoder = make_encoder(RequestConfig(body="npy"), table.schema)
     start = data.draw(st.integers(0, table.num_rows - 1))
     stop = data.draw(st.integers(start + 1, table.num_rows))
     found = np.load(io.BytesIO(body(encoder, table, start, stop)), allow_pickle=False)
-    wanted = [[float("nan") if value is None else float(value) for value in row.values()] for row in table.slice(start, stop - start).to_pylist()]
+    wanted = [
+        [float("nan") if value is None else float(value) for value in row.values()]
+        for row in table.slice(start, stop - start).to_pylist()
+    ]
     narrow = {field.type for field in table.schema} == {pa.float32()}
     assert found.dtype == (np.float32 if narrow else np.float64)
     np.testing.assert_array_equal(found, np.array(wanted, found.dtype))
@@ -261,7 +308,9 @@ def test_npy_bodies_are_the_rows_as_an_array_with_nan_for_null(table: pa.Table, 
 
 @settings(max_examples=100, deadline=None)
 @given(table=tables(_TYPES), limit=st.integers(1, 2000), request=st.sampled_from(_BODIES[:7]), data=st.data())
-def test_fit_is_the_most_rows_within_the_limit(table: pa.Table, limit: int, request: RequestConfig, data: st.DataObject) -> None:
+def test_fit_is_the_most_rows_within_the_limit(
+    table: pa.Table, limit: int, request: RequestConfig, data: st.DataObject
+) -> None:
     block = make_encoder(request, table.schema).encode(table)
     start = data.draw(st.integers(0, table.num_rows - 1))
     fitting = block.fit(start, table.num_rows, limit)
@@ -274,5 +323,5 @@ def test_nested_columns_are_refused_in_csv_and_npy_by_name(table: pa.Table) -> N
     for kind in ("csv", "npy"):
         if kind == "npy" and pa.types.is_fixed_size_list(table.schema.field(0).type):
             continue
-        with pytest.raises(ConfigError, match='column \'c"0\''):
+        with pytest.raises(ConfigError, match="column 'c\"0'"):
             make_encoder(RequestConfig(body=kind), table.schema)

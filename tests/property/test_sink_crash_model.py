@@ -7,8 +7,10 @@ and crashes again, until it ends.
 """
 
 import contextlib
+import errno
 import io
 import itertools
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asyncbatch.errors import AsyncBatchError, StorageError
+from asyncbatch.errors import AsyncBatchError, OutputError, StorageError
 from asyncbatch.model import Block, InputFile, Reject
 from asyncbatch.sink.footer import footer_from_key_values
 from asyncbatch.sink.layout import Format, SinkKind, SinkLocation, parse_part_name
@@ -73,6 +75,8 @@ class ModelDisk:
         self.pending: list[tuple[Path, int | None, bool]] = []  # name, inode, added (else removed)
         self.steps = 0
         self.crash_at: int | None = None
+        self.fail_at: int | None = None
+        self.fail_with = 0
         self.dead = False
         self.locked = False
         self.hook: Callable[[], None] = lambda: None
@@ -85,6 +89,8 @@ class ModelDisk:
         if self.steps == self.crash_at:
             self.dead = True
             raise Crash
+        if self.steps == self.fail_at:
+            raise OSError(self.fail_with, os.strerror(self.fail_with))
         self.hook()
 
     def reboot(self) -> None:
@@ -493,6 +499,42 @@ def test_nor_with_two_writers_at_once(links: bool, others_alive: bool, crashes: 
         return with_second_writer(World(ModelDisk(seed, links=links)), others_alive=others_alive)
 
     assert torture(make, crashes=crashes // 3) >= crashes // 3
+
+
+def failure_of(run: Callable[[], None]) -> AsyncBatchError | None:
+    try:
+        run()
+    except (StorageError, OutputError) as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_full_or_broken_disk_stops_it_at_any_step_and_the_next_run_ends_it(
+    output: Format | None, crashes: int
+) -> None:
+    whole = World(ModelDisk(1), output)
+    whole.run()
+    steps = range(1, whole.disk.steps + 1)[:: 1 if crashes > 1000 else 5]
+    stopped = 0
+    for number, step in enumerate(steps):
+        world = World(ModelDisk(1), output)
+        disk = world.disk
+        code, says = ((errno.ENOSPC, "no space left"), (errno.EIO, "input/output error"))[number % 2]
+        disk.fail_at, disk.fail_with = step, code
+        error = failure_of(world.run)
+        if error is not None:
+            stopped += 1
+            assert says in error.message
+            assert error.hint
+            unfinished = [path for path in disk.names if path.parent == STATE / "tmp"]
+            assert len(unfinished) <= 1, "unfinished files are removed, unless removing is what failed"
+        world.check()
+        disk.fail_at = None
+        world.run()
+        world.check()
+        assert STATE / "_SUCCESS" in disk.names
+    assert stopped > len(steps) * 0.7, "all but removing what is unfinished is reported"
 
 
 class NoFileSync(ModelDisk):

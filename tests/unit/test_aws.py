@@ -1,7 +1,7 @@
 """Region, credentials and profiles: what is found where, and what is said when it is not."""
 
 import asyncio
-import datetime
+import datetime as dt
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,7 +80,8 @@ def test_half_of_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_login_that_was_never_made(aws_files: Path) -> None:
     (aws_files / "config").write_text(
-        "[profile sso]\nregion = eu-west-1\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = r\n"
+        "[profile sso]\nregion = eu-west-1\nsso_session = corp\n"
+        "sso_account_id = 123456789012\nsso_role_name = r\n"
         "[sso-session corp]\nsso_region = eu-west-1\nsso_start_url = https://corp.example/start\n"
     )
     with pytest.raises(ConfigError, match="login has expired") as caught:
@@ -147,13 +148,18 @@ def test_credentials_that_a_boto3_session_renews_are_renewed_here_too() -> None:
 
     def renew() -> dict[str, str]:
         made.append(1)
-        expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
-        return {"access_key": f"A{len(made)}", "secret_key": "B", "token": "C", "expiry_time": expiry.isoformat()}
+        expiry = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+        return {
+            "access_key": f"A{len(made)}",
+            "secret_key": "B",
+            "token": "C",
+            "expiry_time": expiry.isoformat(),
+        }
 
     core = Session()
     credentials = RefreshableCredentials.create_from_metadata(renew(), refresh_using=renew, method="test")
     core._credentials = credentials
     aws = aws_session(session=boto3.Session(botocore_session=core, region_name="eu-west-3"))
     assert keys(aws) == ("A1", "B", "C")
-    credentials._expiry_time = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+    credentials._expiry_time = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)
     assert keys(aws) == ("A2", "B", "C")

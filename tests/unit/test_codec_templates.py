@@ -14,7 +14,9 @@ from asyncbatch.errors import ConfigError
 TABLE = pa.table({"a": [1.5, 2.5], "b": ["x", None]})
 
 
-def sent(template: str, *, body: str = "json", row: str = "array", table: pa.Table = TABLE, rows: int = 2) -> bytes:
+def sent(
+    template: str, *, body: str = "json", row: str = "array", table: pa.Table = TABLE, rows: int = 2
+) -> bytes:
     encoder = make_encoder(RequestConfig(body=body, template=template, row=row), table.schema)
     payload: Any = encoder.encode(table).payload(0, rows)
     return b"".join(bytes(piece) for piece in payload.pieces)
@@ -29,14 +31,18 @@ def sent(template: str, *, body: str = "json", row: str = "array", table: pa.Tab
         ("records", b'{"dataframe_records":[{"a":1.5,"b":"x"},{"a":2.5,"b":null}]}'),
         (
             "v2",
-            b'{"inputs":[{"name":"a","shape":[2],"datatype":"FP64","data":[1.5,2.5]},'
-            b'{"name":"b","shape":[2],"datatype":"BYTES","data":["x",null]}]}',
+            (
+                b'{"inputs":[{"name":"a","shape":[2],"datatype":"FP64","data":[1.5,2.5]},'
+                b'{"name":"b","shape":[2],"datatype":"BYTES","data":["x",null]}]}'
+            ),
         ),
     ],
 )
 def test_presets_are_what_their_containers_take(preset: str, wanted: bytes) -> None:
     assert sent(preset) == wanted
-    assert sent(PRESETS[preset].text, row=PRESETS[preset].row or "array") == wanted  # a line of the table, no code
+    assert (
+        sent(PRESETS[preset].text, row=PRESETS[preset].row or "array") == wanted
+    )  # a line of the table, no code
 
 
 def test_json_alone_means_instances() -> None:
@@ -53,7 +59,10 @@ def test_json_alone_means_instances() -> None:
         ('{"$n": $rows, "b\\"$rows": "$"}', b'{"$n": [[1.5,"x"],[2.5,null]], "b\\"$rows": "$"}'),
         ('{"q": $rows, "n": $n, "m": "$n"}', b'{"q": [[1.5,"x"],[2.5,null]], "n": 2, "m": 2}'),
         ("$rows", b'[[1.5,"x"],[2.5,null]]'),
-        ('[$n, $columns, $rows, {"a": 1e5, "b": 1.00}]', b'[2, ["a","b"], [[1.5,"x"],[2.5,null]], {"a": 1e5, "b": 1.00}]'),
+        (
+            '[$n, $columns, $rows, {"a": 1e5, "b": 1.00}]',
+            b'[2, ["a","b"], [[1.5,"x"],[2.5,null]], {"a": 1e5, "b": 1.00}]',
+        ),
         ('{"q":\n  $rows\n}', b'{"q": [[1.5,"x"],[2.5,null]] }'),
     ],
 )
@@ -75,7 +84,7 @@ def test_row_is_one_row_a_request_and_with_jsonl_one_line() -> None:
         b'{"f": [1.5,"x"], "n": 1, "c": ["a","b"]}\n{"f": [2.5,null], "n": 1, "c": ["a","b"]}'
     )
     assert sent("$row", body="jsonl", row="object") == b'{"a":1.5,"b":"x"}\n{"a":2.5,"b":null}'
-    assert sent('[$row,$row]', body="jsonl") == b'[[1.5,"x"],[1.5,"x"]]\n[[2.5,null],[2.5,null]]'
+    assert sent("[$row,$row]", body="jsonl") == b'[[1.5,"x"],[1.5,"x"]]\n[[2.5,null],[2.5,null]]'
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_row_is_one_row_a_request_and_with_jsonl_one_line() -> None:
         ('{"q": 1}', "holds no rows", "$rows, $row or $columnar"),
         ('{"q": $rows, "r": $row}', "mixes $row and $rows", "one of"),
         ('{"q": $rows', "no JSON at character", "such as"),
-        ('{$rows: 1}', "no JSON", "such as"),
+        ("{$rows: 1}", "no JSON", "such as"),
         ('{"q": $rows, "x": NaN}', "NaN is no JSON value", "such as"),
         ("instance", "neither a preset nor JSON", "instances"),
         ("mlflow", "neither a preset nor JSON", "presets: instances"),

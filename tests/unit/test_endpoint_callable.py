@@ -19,7 +19,7 @@ from asyncbatch.endpoint import make_endpoint
 from asyncbatch.errors import ConfigError, InvocationError
 from asyncbatch.model import BatchPayload, Failure, Outcome, Transport
 
-MODELS = '''
+MODELS = """
 from __future__ import annotations
 import asyncio, functools, os
 from typing import Any
@@ -41,6 +41,7 @@ def quoted(rows: "numpy.ndarray[Any, Any]"): return kind(rows)
 def frame(rows: pd.DataFrame): return kind(rows), list(rows.columns)
 def anything(rows: Any): return kind(rows)
 def unknown(rows: dict): return rows
+def other_frame(rows: "pl.DataFrame"): return rows
 def no_arguments(): return 1
 def two(rows, more): return 1
 async def awaited(rows: np.ndarray):
@@ -68,7 +69,7 @@ def declared(rows): return kind(rows)
 declared.asyncbatch_input = "pandas"
 def declared_wrong(rows): return kind(rows)
 declared_wrong.asyncbatch_input = "tensor"
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +144,9 @@ def test_arrays_have_the_columns_common_type(columns: dict[str, pa.Array], dtype
     assert call("scoring_models:array", pa.RecordBatch.from_pydict(columns)).dtype == dtype
 
 
-@pytest.mark.parametrize("function", ["model", "async_model", "Model.predict", "partial", "awaited", "returns_awaitable"])
+@pytest.mark.parametrize(
+    "function", ["model", "async_model", "Model.predict", "partial", "awaited", "returns_awaitable"]
+)
 def test_callables_of_every_kind(function: str) -> None:
     numbers = pa.RecordBatch.from_pydict({"a": [1.0, 1.0], "b": [1.0, 1.0]})
     result = np.asarray(call(f"scoring_models:{function}", numbers))
@@ -169,6 +172,7 @@ def test_packages_in_the_working_directory_are_found() -> None:
         ("scoring_models:no_arguments", "cannot be called with one argument", "rows"),
         ("scoring_models:two", "cannot be called with one argument", "rows"),
         ("scoring_models:unknown", "no known form of rows", "pyarrow.RecordBatch"),
+        ("scoring_models:other_frame", "pl.DataFrame", "pandas.DataFrame"),
         ("scoring_models:declared_wrong", "'tensor'", "pyarrow.RecordBatch"),
     ],
 )

@@ -52,11 +52,19 @@ def test_kind_by_the_form_of_the_name(endpoint: str, kind: type) -> None:
         ("localhost:8080", "no SageMaker endpoint name", "http://"),
         ("localhost/invocations", "no SageMaker endpoint name", "http://"),
         ("models.py", "no SageMaker endpoint name", "python:module:function"),
-        ("arn:aws:sagemaker:eu-west-1:123456789012:endpoint/churn", "not its ARN", "-e churn --region eu-west-1"),
+        (
+            "arn:aws:sagemaker:eu-west-1:123456789012:endpoint/churn",
+            "not its ARN",
+            "-e churn --region eu-west-1",
+        ),
         ("http://", "no URL", "http://host:port/path"),
         ("http://host:99999/", "no URL", "http://host:port/path"),
         ("http://ho st/", "no URL", "http://host:port/path"),
-        ("https://runtime.sagemaker.eu-west-1.amazonaws.com/endpoints/churn/invocations", "signed", "-e churn"),
+        (
+            "https://runtime.sagemaker.eu-west-1.amazonaws.com/endpoints/churn/invocations",
+            "signed",
+            "-e churn",
+        ),
         ("python:module", "names no function", "python:package.module:function"),
         ("python:a-b:f", "names no function", "python:package.module:function"),
         ("python:/tmp/x.py:f", "names no function", "python:package.module:function"),
@@ -88,7 +96,9 @@ def test_no_endpoint_at_all() -> None:
         ("accept", 1024, "application/json", "a\nb"),
     ],
 )
-def test_invocation_options_are_checked_as_the_service_does(option: str, longest: int, good: str, bad: str) -> None:
+def test_invocation_options_are_checked_as_the_service_does(
+    option: str, longest: int, good: str, bad: str
+) -> None:
     make(endpoint="churn", **{option: good})
     make(endpoint="churn", **{option: "a" * longest})
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} has {longest + 1} characters"):
@@ -124,7 +134,9 @@ def test_identity_of_sagemaker_is_the_target_not_the_address() -> None:
 
 
 def test_names_hold_no_secrets() -> None:
-    made = make(endpoint="https://user:hunter2@model.example/invocations?version=2&api_key=hunter2&code=hunter2")
+    made = make(
+        endpoint="https://user:hunter2@model.example/invocations?version=2&api_key=hunter2&code=hunter2"
+    )
     assert made.name == "https://model.example/invocations?version=2&api_key=…&code=…"
     assert "hunter2" not in str(made.identity)
     assert shown_url(URL("http://localhost:8080/a")) == "http://localhost:8080/a"

@@ -10,7 +10,9 @@ from asyncbatch.endpoint.refusals import MESSAGE_BYTES, read_refusal, retry_afte
 
 
 def test_throttling_with_a_null_message() -> None:
-    headers = {"x-amzn-errortype": "ThrottlingException:http://internal.amazon.com/coral/com.amazon.coral.availability/"}
+    headers = {
+        "x-amzn-errortype": "ThrottlingException:http://internal.amazon.com/coral/com.amazon.coral.availability/"
+    }
     failure = read_refusal(400, headers, b'{"message":null}', aws=True)
     assert failure.error_name == "ThrottlingException"
     assert failure.message == ""
@@ -21,7 +23,7 @@ def test_model_error_with_all_its_parts() -> None:
     body = {
         "ErrorCode": "CLIENT_ERROR_FROM_MODEL",
         "LogStreamArn": "arn:aws:logs:eu-west-1:1:log-group:/aws/sagemaker/Endpoints/x",
-        "Message": "Received client error (400) from primary with message \"bad\".",
+        "Message": 'Received client error (400) from primary with message "bad".',
         "OriginalMessage": "bad",
         "OriginalStatusCode": 400,
     }
@@ -33,8 +35,12 @@ def test_model_error_with_all_its_parts() -> None:
     assert failure.message == body["Message"]
 
 
-@pytest.mark.parametrize(("text", "status"), [("client error (415) from model", 415), ("server error (0) from model", 0)])
-def test_the_original_status_is_read_from_the_message_where_the_field_is_missing(text: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "status"), [("client error (415) from model", 415), ("server error (0) from model", 0)]
+)
+def test_the_original_status_is_read_from_the_message_where_the_field_is_missing(
+    text: str, status: int
+) -> None:
     body = json.dumps({"Message": f"Received {text} with message …"}).encode()
     assert read_refusal(424, {"x-amzn-errortype": "ModelError"}, body, aws=True).original_status == status
 
@@ -48,7 +54,9 @@ def test_the_name_in_the_body_counts_for_aws_only() -> None:
 
 
 def test_a_gateway_before_a_plain_server_is_heard_by_its_header() -> None:
-    failure = read_refusal(429, {"x-amzn-errortype": "TooManyRequestsException"}, b'{"message":"slow"}', aws=False)
+    failure = read_refusal(
+        429, {"x-amzn-errortype": "TooManyRequestsException"}, b'{"message":"slow"}', aws=False
+    )
     assert failure.error_name == "TooManyRequestsException"
     assert failure.message == "slow"
 
@@ -87,7 +95,9 @@ def test_retry_after(value: str, seconds: float | None) -> None:
     ),
     body=st.binary(max_size=300) | st.recursive(
         st.none() | st.integers() | st.text(max_size=5),
-        lambda inner: st.dictionaries(st.sampled_from(["message", "Message", "__type", "OriginalStatusCode", "code"]), inner),
+        lambda inner: st.dictionaries(
+            st.sampled_from(["message", "Message", "__type", "OriginalStatusCode", "code"]), inner
+        ),
         max_leaves=5,
     ).map(lambda value: json.dumps(value).encode()),
     aws=st.booleans(),

@@ -78,7 +78,7 @@ def test_text_lines() -> None:
         "request unavailable: HTTP 503: busy (100 rows, attempt 1)",
         "warning: the endpoint is slow\n  hint: wait",
         "explain: blocks of 256 rows: the probe took long",
-        "stopping: SIGTERM received; open blocks are being finished",
+        "stopping: SIGTERM received; open blocks are being finished, once more to leave at once",
     ]
     unknown = dataclasses.replace(PLANNED, rows=None, blocks=None, resumed_rows=512)
     assert text_line(unknown) == (

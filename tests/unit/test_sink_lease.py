@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbatch.errors import StoppedError
+from asyncbatch.errors import StoppedError, StorageError
 from asyncbatch.sink.lease import DEAD_AFTER_S, Holder, ThisMachine, acquire, is_alive
 from asyncbatch.store import LocalStore
 
@@ -100,6 +100,21 @@ def test_a_silent_holder_elsewhere_is_followed_after_a_minute(store: LocalStore)
     assert not one.heartbeat(), "it notices that it was taken for dead"
     one.release()
     assert two.heartbeat(), "and does not release what is not its own"
+
+
+def test_a_disk_that_fails_does_not_end_the_run_for_its_lease(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = acquire(store, owner="one", machine=Machine({10: "100"}))
+
+    def fail(*args: object) -> None:
+        raise StorageError("no space left while writing lease/all.json")
+
+    monkeypatch.setattr(store, "replace", fail)
+    monkeypatch.setattr(store, "delete", fail)
+    assert lease.heartbeat()
+    lease.release()
+    assert sum("no space left" in record.getMessage() for record in caplog.records) == 2
 
 
 def test_released_is_free(store: LocalStore) -> None:

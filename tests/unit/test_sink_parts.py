@@ -122,8 +122,10 @@ def test_committed_comes_in_row_order_from_the_names(place: Place) -> None:
 def test_offsets_are_given_where_a_gap_follows(place: Place) -> None:
     for each in (block(0, 0, 10), block(0, 10, 20), block(0, 30, 40), block(1, 0, 10)):
         write(place.open(), each)
-    assert place.open().done(0) == [(0, 10, None), (10, 20, 2000), (30, 40, 4000)]
-    assert place.open().done(1) == [(0, 10, None)]
+    assert place.open().done_by_file() == {
+        0: [(0, 10, None), (10, 20, 2000), (30, 40, 4000)],
+        1: [(0, 10, None)],
+    }
 
 
 def test_the_end_of_a_text_file_is_recorded_once(place: Place) -> None:

@@ -1,6 +1,6 @@
 """Parquet and Arrow IPC: pushed-down columns, skipped row groups, damaged files, schemas across files."""
 
-import datetime
+import datetime as dt
 import decimal
 from pathlib import Path
 
@@ -21,7 +21,7 @@ TYPED = pa.table(
         "i": pa.array([1, None, 3], pa.int32()),
         "d": pa.array(["x", "y", "x"]).dictionary_encode(),
         "m": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("2.25")], pa.decimal128(9, 2)),
-        "t": pa.array([datetime.datetime(2024, 1, 1)] * 3, pa.timestamp("us", "UTC")),
+        "t": pa.array([dt.datetime(2024, 1, 1, tzinfo=dt.UTC)] * 3, pa.timestamp("us", "UTC")),
         "l": pa.array(["a", "b", None], pa.large_string()),
         "n": pa.array([[1, 2], [], None], pa.list_(pa.int64())),
         "s": pa.array([{"a": 1, "b": "x"}, None, {"a": 2, "b": None}]),
@@ -138,7 +138,11 @@ def test_schemas_that_differ_name_file_and_column(kind, tmp_path, other, sentenc
 def test_order_nullability_metadata_and_all_null_columns_may_differ(kind, tmp_path):
     first = pa.schema([pa.field("a", pa.int64(), nullable=False), pa.field("b", pa.null())], {"k": "v"})
     write(kind, pa.table({"a": [1], "b": [None]}, schema=first), tmp_path / "1")
-    write(kind, pa.table({"b": ["x"], "a": [None]}, pa.schema([("b", pa.string()), ("a", pa.int64())])), tmp_path / "2")
+    write(
+        kind,
+        pa.table({"b": ["x"], "a": [None]}, pa.schema([("b", pa.string()), ("a", pa.int64())])),
+        tmp_path / "2",
+    )
     source = open_source(tmp_path, InputConfig())
     assert source.schema.equals(pa.schema([("a", pa.int64()), ("b", pa.string())]), check_metadata=True)
     assert whole(source).to_pydict() == {"a": [1, None], "b": [None, "x"]}
@@ -160,7 +164,9 @@ def _write_duplicates(kind: str, table: pa.Table, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("compression", "allocated"), [("uncompressed", 0), ("lz4", 8000), ("zstd", 8000)])
-def test_a_large_batch_is_mapped_and_a_compressed_one_inflated_by_column(tmp_path, monkeypatch, compression, allocated):
+def test_a_large_batch_is_mapped_and_a_compressed_one_inflated_by_column(
+    tmp_path, monkeypatch, compression, allocated
+):
     path = tmp_path / "x.feather"
     feather.write_feather(pa.table({"a": range(1000), "b": range(1000)}), path, compression=compression)
     monkeypatch.setattr(arrow_module, "_MAPPED_BATCH_BYTES", 100)

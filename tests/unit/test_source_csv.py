@@ -95,9 +95,21 @@ def test_types_are_inferred_over_all_files(tmp_path):
 def test_given_types_win(path):
     data = "a,b,c,d,e\n1,00123,2024-01-02,2024-01-02T03:04:05.5,1.50\n"
     path.write_text(data)
-    types = (("a", "float32"), ("b", "int64"), ("c", "date32"), ("d", "timestamp[us]"), ("e", "decimal128(9, 3)"))
+    types = (
+        ("a", "float32"),
+        ("b", "int64"),
+        ("c", "date32"),
+        ("d", "timestamp[us]"),
+        ("e", "decimal128(9, 3)"),
+    )
     schema, table, rejects = read(path, InputConfig(types=types))
-    assert [str(each) for each in schema.types] == ["float", "int64", "date32[day]", "timestamp[us]", "decimal128(9, 3)"]
+    assert [str(each) for each in schema.types] == [
+        "float",
+        "int64",
+        "date32[day]",
+        "timestamp[us]",
+        "decimal128(9, 3)",
+    ]
     assert [str(each) for each in table.to_pylist()[0].values()] == [
         "1.0",
         "123",
@@ -135,7 +147,9 @@ def test_kept_text_is_lossless(path):
 
 
 def test_nulls_and_numbers_that_are_none(path):
-    table, rejects = rows_of(path, "a,b,c\n1,1.5,true\n,,\nNA,null, \n2,nan,\n3,-inf,false\n", types=(("c", "bool"),))
+    table, rejects = rows_of(
+        path, "a,b,c\n1,1.5,true\n,,\nNA,null, \n2,nan,\n3,-inf,false\n", types=(("c", "bool"),)
+    )
     assert table["a"] == [1, None, None, 2, 3]
     assert table["c"] == [True, None, None, None, False]
     assert [str(each) for each in table["b"]] == ["1.5", "None", "None", "nan", "-inf"]
@@ -160,9 +174,7 @@ def test_a_value_that_does_not_convert_is_a_reject_and_the_rest_of_its_row_stays
 
 
 def test_rows_that_cannot_be_read_are_null_rejects_with_their_lines(path):
-    data = (
-        b'a,b\r\n1,"x\r\ny"\r\n\r\n2\r\n3,z,9\r\n4,"\xff"\r\n5,"q"r\r\n6,ok\r\n7,"never closed\r\n8,fine'
-    )
+    data = b'a,b\r\n1,"x\r\ny"\r\n\r\n2\r\n3,z,9\r\n4,"\xff"\r\n5,"q"r\r\n6,ok\r\n7,"never closed\r\n8,fine'
     table, rejects = rows_of(path, data, send=("a",))
     assert table == {
         "a": [1, None, None, 4, None, 6, None, 8],
@@ -266,7 +278,10 @@ def test_files_of_a_folder_may_order_their_columns_differently(tmp_path):
         ({"1.csv": b"PAR1abc"}, "1.csv is a Parquet file, not text"),
         ({"1.csv": b"PK\x03\x04abc"}, "1.csv is a ZIP archive, not text"),
         ({"1.csv.gz": gzip.compress(b"a\n1\n" * 1000)[:-20]}, "1.csv.gz is a damaged or truncated gzip file"),
-        ({"1.csv.gz": gzip.compress(b"a\n1\n" * 1000)[:12] + b"rubbish" * 9}, "1.csv.gz is a damaged or trunc"),
+        (
+            {"1.csv.gz": gzip.compress(b"a\n1\n" * 1000)[:12] + b"rubbish" * 9},
+            "1.csv.gz is a damaged or trunc",
+        ),
     ],
 )
 def test_files_that_are_no_such_csv_are_one_sentence(tmp_path, files, sentence):

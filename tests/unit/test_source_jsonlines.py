@@ -125,7 +125,15 @@ def test_bad_lines_are_null_rejects(path, block_rows):
     _, table, rejects = rows_of(path, BAD, types=types, block_rows=block_rows)
     assert table["a"] == [1, None, None, None, None, 5, None, None, None, 10]
     assert table["b"] == ["x", None, None, None, None, "6", None, None, None, None]
-    assert [(each.row, each.line) for each in rejects] == [(1, 3), (2, 4), (3, 5), (4, 6), (6, 8), (7, 9), (8, 10)]
+    assert [(each.row, each.line) for each in rejects] == [
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+    ]
     no_object, no_integer = "the line is not a JSON object", "column 'a' is not int64"
     assert [each.message for each in rejects] == [
         *[no_object] * 3,
@@ -140,7 +148,9 @@ def test_bad_utf8_is_a_reject_wherever_it_stands(path):
     source = open_source(path, InputConfig())
     for columns in (["a"], ["a", "b"]):
         (block,) = source.blocks(source.files[0], columns=columns, block_rows=9)
-        assert block.rejects == (Reject(row=1, code="input", message="the line is not a JSON object", line=2),)
+        assert block.rejects == (
+            Reject(row=1, code="input", message="the line is not a JSON object", line=2),
+        )
 
 
 def test_nan_and_infinity_are_read_as_python_writes_them(path):
@@ -194,3 +204,13 @@ def test_a_column_of_objects_is_never_read_by_the_way_that_drops_keys():
     assert not jsonlines_module.direct({"a": struct})
     assert not jsonlines_module.direct({"a": JsonColumn(dtype=pa.list_(struct.dtype))})
     assert jsonlines_module.direct({"a": JsonColumn(dtype=pa.list_(pa.float64()))})
+
+
+@pytest.mark.parametrize("line", ['{"a": 8}{"a": 9}', '{"a": 8} {"a": 9}', "   ", '{"a": 8} x'])
+def test_a_line_is_one_row_whatever_stands_on_it(path, line):
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    source = open_source(path, InputConfig())
+    path.write_text(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n')
+    (block,) = source.blocks(source.files[0], columns=["a"], block_rows=9)
+    assert block.table["a"].to_pylist() == [1, None, 2]
+    assert [each.row for each in block.rejects] == [1]

@@ -27,7 +27,7 @@ def rows(source) -> list[dict]:
     [
         (lambda: TABLE, True),
         (lambda: TABLE.to_batches()[0], True),
-        (lambda: TABLE.to_pandas(), True),
+        (TABLE.to_pandas, True),
         (lambda: pl.from_arrow(TABLE), True),
         (lambda: TABLE.to_reader(max_chunksize=2), False),
         (lambda: TABLE.to_batches(max_chunksize=2), False),

@@ -95,7 +95,7 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path):
 
 @pytest.mark.parametrize("name", ["*.csv", "."])
 def test_nothing_found_is_an_error_unless_allowed(tmp_path, name):
-    with pytest.raises(InputError, match="matches no file|holds no data file") as caught:
+    with pytest.raises(InputError, match=r"matches no file|holds no data file") as caught:
         open_source(tmp_path / name, InputConfig())
     assert "--allow-empty" in caught.value.hint
     empty = open_source(tmp_path / name, InputConfig(allow_empty=True))
@@ -150,7 +150,7 @@ def test_a_folder_named_like_a_partition_above_the_source_is_none(tmp_path):
 
 def test_partitions_that_differ_are_an_error(tmp_path):
     touch(tmp_path, "year=1/x.csv", "month=1/x.csv")
-    with pytest.raises(InputError, match="has the partitions 'year', but .* has 'month'"):
+    with pytest.raises(InputError, match=r"has the partitions 'year', but .* has 'month'"):
         open_source(tmp_path, InputConfig())
 
 

@@ -87,7 +87,9 @@ def test_lines_of_json():
     assert line_spans(data, final=False).consumed == len(b'{"a": "\\n"}\r\n\n')
 
 
-@given(st.lists(st.lists(st.text('ab",\n\r é', max_size=4), min_size=1, max_size=3), max_size=5), st.booleans())
+@given(
+    st.lists(st.lists(st.text('ab",\n\r é', max_size=4), min_size=1, max_size=3), max_size=5), st.booleans()
+)
 @example([["a\nb"], ["c"]], True)
 def test_what_the_standard_library_writes_is_found_and_split(table, quote_all):
     out = io.StringIO()
