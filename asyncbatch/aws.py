@@ -120,6 +120,13 @@ def aws_session(
         )
 
 
+def fixed_session(*, access_key: str, secret_key: str, region: str) -> Any:
+    """A boto3 session with these keys and no other configuration: for endpoints on this machine."""
+    import boto3
+
+    return boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
+
+
 def _profile_of(session: Any) -> str | None:
     return session.profile_name if session.profile_name != "default" else None
 

@@ -110,9 +110,9 @@ def _write_flights(flights: "pa.Table", folder: Path) -> Path:
 
 
 def _session() -> Any:
-    import boto3
+    from asyncbatch.aws import fixed_session
 
-    return boto3.Session(aws_access_key_id=_KEY, aws_secret_access_key=_KEY, region_name=_REGION)
+    return fixed_session(access_key=_KEY, secret_key=_KEY, region=_REGION)
 
 
 def _run(
@@ -169,7 +169,6 @@ def _told(flights: "pa.Table", sink: Path, report: "RunReport", compared: Compar
         else f"up to {compared.largest_difference:g} apart"
     )
     lines = [
-        report.summary(),
         "",
         f"{scored.num_rows:,} rows in {sink}, in the order of the input",
         "",

@@ -59,6 +59,8 @@ def check_column(field: "pa.Field[Any]", style: Style) -> None:
 def _writable(type_: DataType, style: Style) -> bool:
     if pt.is_dictionary(type_):
         return _writable(type_.value_type, style)
+    if isinstance(type_, pa.BaseExtensionType):
+        return _writable(type_.storage_type, style)
     if is_list(type_):
         return style == "json" and _writable(type_.value_type, style)
     if pt.is_struct(type_):
@@ -219,7 +221,8 @@ def _words(array: Array, style: Style) -> Text:
         return _csv_strings(text) if style == "csv" else _json_strings(text)
     if is_binary(type_):
         words = [None if value is None else base64.b64encode(value).decode() for value in array.to_pylist()]
-        return _quoted(pa.array(words, pa.large_string()), style)
+        encoded = pa.array(words, pa.large_string())
+        return _csv_strings(encoded) if style == "csv" else _quoted(encoded, style)
     return _quoted(_times(array), style)
 
 

@@ -1,6 +1,6 @@
 """From the probes' replies to one layout. Two readings that fit are an error naming the option, no guess."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +82,9 @@ def _chosen(probes: Sequence[Probe], config: ReplyConfig, explicit: pa.DataType 
     for reply, rows in probes:
         for reading in _readings(reply, rows, config):
             found[reading] = None
-    fitting = [reading for reading in found if all(fits(reading, reply, rows) for reply, rows in probes)]
+    if _is_list(explicit) and config.reply is None and all(rows == 1 for _, rows in probes):
+        found[Reading("json", "[@]")] = None  # a list that is one row's vector, as the user says
+    fitting = _fitting(found, probes)
     if not fitting:
         raise _nothing_fits(probes, config)
     best = fitting[0]
@@ -98,6 +100,10 @@ def _chosen(probes: Sequence[Probe], config: ReplyConfig, explicit: pa.DataType 
     if all(rows == 1 for _, rows in probes) and best.form == "csv-lines" and not _is_list(explicit):
         _refuse_one_line_vector(probes)
     return best
+
+
+def _fitting(readings: Iterable[Reading], probes: Sequence[Probe]) -> list[Reading]:
+    return [reading for reading in readings if all(fits(reading, reply, rows) for reply, rows in probes)]
 
 
 def _refuse_one_line_vector(probes: Sequence[Probe]) -> None:
@@ -141,13 +147,29 @@ def _nothing_fits(probes: Sequence[Probe], config: ReplyConfig) -> ReplyError:
     if all(rows == 1 for _, rows in probes):
         return ReplyError(
             "one row was answered with a list of several values, and no larger request was answered",
-            hint="if the list is one row's vector, say so with --reply, such as --reply '[@]'",
+            hint="if the list is one row's vector, say so: --prediction-type 'list<float64>'",
         )
+    off_by_one = _off_by_one(probes)
+    if off_by_one is not None:
+        return off_by_one
     return ReplyError(
         f"no reading gives one prediction a row in replies ({media}) to requests of {sizes} rows",
         hint="name the place of the predictions in JSON with --reply, such as --reply outputs[0].data; "
-        "if a header line is counted as a row, look at --body csv-header; plan --show 1 prints the reply",
+        "plan --show 1 prints the reply",
     )
+
+
+def _off_by_one(probes: Sequence[Probe]) -> ReplyError | None:
+    """The two usual mistakes with the header line of a CSV body."""
+    for extra, more, remedy in (
+        (1, "one prediction more", "a header line is counted as a row: use --body csv, which sends none"),
+        (-1, "one prediction less", "the first row is taken for a header line: use --body csv-header"),
+    ):
+        shifted = [(reply, rows + extra) for reply, rows in probes if rows + extra > 0]
+        readings = {reading: None for reply, rows in shifted for reading in candidates(reply, rows)}
+        if max((rows for _, rows in shifted), default=0) > 1 and _fitting(readings, shifted):
+            return ReplyError(f"replies hold {more} than rows were sent", hint=f"perhaps {remedy}")
+    return None
 
 
 def _text_layout(

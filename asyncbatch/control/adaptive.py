@@ -65,7 +65,7 @@ class AdaptiveController:
         self._journal = Journal()
         self._remaining = 10**12
         self._rows = float(max(chunk_rows.low, min(16, chunk_rows.high)))
-        self._limit = float(max(concurrency.low, min(8, concurrency.high)))
+        self._limit = float(max(concurrency.low, min(6, concurrency.high)))
         self._phase = Phase.ROWS
         self._ramp = RowRamp(fit=self._fit, start_rows=int(self._rows), enough_s=0.4, slow_s=2.0)
         self._slow = SlowStart()
@@ -333,6 +333,9 @@ class AdaptiveController:
             self._explorer.base = None
             self._new_epoch(now, settle_s=measure.latency_s)
             return
+        if self._caps.suspect_rows > self._rows and self._fit.gain(self._rows, self._caps.suspect_rows) > 0.1:
+            if self._caps.doubt():
+                self._note(now, f"{self._caps.suspect_rows} rows once more", "it may have failed for another reason than size")
         self._saved = (self._rows, self._limit)
         if self._slots and self._limit < 1.1 * self._slots and self._queue_factor(measure) > 1.4:
             self._explorer.soon(Move.ROWS_DOWN)  # slow without queueing: beyond a knee

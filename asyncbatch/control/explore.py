@@ -218,7 +218,7 @@ class Explorer:
             if flight < around.in_flight + 0.99:
                 return None
         else:
-            if around.paced or (around.queue_factor < 1.3 and around.latency_s < around.longest_s):
+            if around.paced or around.queue_factor < (1.3 if around.latency_s < around.longest_s else 1.1):
                 return None
             flight = max(1.0, min(flight - 1, flight / 1.25))
             if flight >= around.in_flight:

@@ -51,7 +51,9 @@ class RequestPacer:
         """Refused for the request rate: slow down. The rate now allowed."""
         first = self.rate == math.inf
         elapsed = now_s - self._cut_s
-        if first or elapsed < 1.0:
+        if not first and elapsed < 1.5:
+            admitted = 0.85 * self.rate
+        elif first:
             span = max(0.25, min(self._WINDOW_S, now_s - self._admitted[0] if self._admitted else 0.25))
             admitted = max(1, len(self._admitted) - 1) / span
         else:

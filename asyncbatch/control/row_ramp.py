@@ -39,6 +39,7 @@ class RowRamp:
         self._step_sent_s: float | None = None
         self._beside = 0
         self._again = 0
+        self._others = 0
         self._start = start_rows
         self.rows = start_rows
         """The size being tried."""
@@ -55,7 +56,8 @@ class RowRamp:
         self._beside += 1
         if self.best_rows < self.rows:
             return self.best_rows
-        return max(1, self._start >> (1 + self._beside))
+        beside = (self._start // 4, self._start * 2)  # a slope, from one round trip
+        return max(1, beside[self._beside - 1] if self._beside <= 2 else self._start)
 
     def delay(self, now_s: float) -> float:
         """Seconds until the next request may be sent."""
@@ -82,7 +84,11 @@ class RowRamp:
         fit.add(rows, seconds)
         fit.focus(self.rows)
         if rows < 0.7 * self.rows and rows < self.rows - 1:
+            self._others += 1
+            if self._others > 30:  # the trial itself never comes back
+                self._stop(self.best_rows)
             return
+        self._others = 0
         speeds = fit.speeds()
         best = max(speeds, key=lambda each: each[1])
         speed = next(s for n, s, _ in reversed(speeds) if n <= rows * 1.2)

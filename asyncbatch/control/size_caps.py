@@ -25,6 +25,9 @@ class SizeCaps:
         """The largest chunk answered so far."""
         self._rows_refused = max_rows + 1
         self.memory_errors = 0
+        self.suspect_rows = 0
+        """The smallest chunk that failed as if for memory; 0 if none did."""
+        self._doubted = False
         self._bytes_mean = 0.0
         self._bytes_square = 0.0
         self._samples = 0.0
@@ -32,6 +35,9 @@ class SizeCaps:
     def answered(self, rows: int, body_bytes: int) -> None:
         if rows > self.good_rows:
             self.good_rows = rows
+            if 0 < self.suspect_rows <= rows:  # it was not the size
+                self.suspect_rows = self.memory_errors = 0
+                self._rows_cap = float(min(self._max_rows, self._rows_refused - 1))
         if body_bytes > self._good_bytes:
             self._good_bytes = body_bytes
         # Var(bytes of a chunk) = rows x Var(bytes of a row): the row variance is estimated by rows x (deviation of the mean)^2
@@ -58,6 +64,7 @@ class SizeCaps:
         margin = 0.85 if outcome is Outcome.FAILED else 0.7
         if outcome is Outcome.FAILED:
             self.memory_errors += 1
+            self.suspect_rows = min(rows, self.suspect_rows) if self.suspect_rows else rows
             if self.good_rows:
                 # one more try in the middle, then never again: each may cost a restart
                 new_cap = math.sqrt(self.good_rows * rows) if self.memory_errors < 2 else self.good_rows
@@ -66,6 +73,14 @@ class SizeCaps:
         self._rows_cap = max(1.0, min(self._rows_cap, rows * margin))
         self.good_rows = min(self.good_rows, int(self._rows_cap))
         return new
+
+    def doubt(self) -> bool:
+        """Give the size that failed one more chance: it may have failed for another reason. Once; True if there was one to give."""
+        if self.memory_errors != 1 or self._doubted:
+            return False
+        self._doubted = True
+        self._rows_cap = min(float(self._max_rows), self._rows_refused - 1, float(self.suspect_rows))
+        return True
 
     @property
     def bytes_per_row(self) -> float:

@@ -122,9 +122,14 @@ def make_report(
     )
 
 
-def done_status(config: RunConfig, totals: RunTotals) -> tuple[Status, int]:
-    """Status and exit code of a run that reached its end; with an explicit `--max-errors` rejects exit 0."""
-    if not totals.rows_rejected:
+def done_status(
+    config: RunConfig, totals: RunTotals, *, rejected_before: bool = False
+) -> tuple[Status, int]:
+    """Status and exit code of a run that reached its end: rejects within an explicit `--max-errors` are no failure.
+
+    `rejected_before`: parts that earlier runs committed hold rejects.
+    """
+    if not totals.rows_rejected and not rejected_before:
         return "done", EXIT_DONE
     return "done_with_rejects", EXIT_DONE if config.failure.max_errors is not None else EXIT_DONE_WITH_REJECTS
 

@@ -11,7 +11,7 @@ from asyncbatch.control.failures import Action, Verdict, classify
 from asyncbatch.errors import InvocationError, ReplyError
 from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport, Values
 from asyncbatch.pipeline.blocks import Work
-from asyncbatch.protocols import Decoder, Encoder, Endpoint
+from asyncbatch.protocols import Decoder, Encoder, Endpoint, RefreshesCredentials
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,6 +86,8 @@ class Invoker:
                 columns = tuple(values[: work.rows] for values in columns)
             return Answer(columns=columns, variant=reply.variant, sample=sample)
         verdict = _unreadable() if failure.error_name == _UNREADABLE else classify(failure)
+        if verdict.action is Action.REFRESH_CREDENTIALS and isinstance(self._endpoint, RefreshesCredentials):
+            await self._endpoint.refresh_credentials(failure)
         return Refusal(
             failure=failure, verdict=verdict, sample=self._sample(work, payload, started_s, verdict.outcome)
         )

@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from asyncbatch.config import RunConfig, flag
 from asyncbatch.endpoint import make_endpoint
-from asyncbatch.errors import AsyncBatchError, ConfigError, OutputError
+from asyncbatch.errors import AsyncBatchError, ConfigError, OutputError, StoppedError
 from asyncbatch.model import InputFile
 from asyncbatch.observe.events import Event, RunFinished, RunPlanned, Warned
 from asyncbatch.observe.metrics import MetricsCollector
@@ -24,9 +24,10 @@ from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.planning import Prepared, prepare
 from asyncbatch.pipeline.running import Run, RunTools
 from asyncbatch.pipeline.signals import stop_on_signals
-from asyncbatch.protocols import Endpoint, RunHook, Source
+from asyncbatch.protocols import Advises, Endpoint, RunHook, Source
 from asyncbatch.sink import Output, Plan, StreamSink, TextWriter, locate, open_sink, plan_differences
 from asyncbatch.sink.lease import HEARTBEAT_S
+from asyncbatch.sink.stream import ReaderGoneError
 from asyncbatch.source import open_source
 
 _STREAM_BLOCKS = 16
@@ -74,8 +75,9 @@ class Job:
         stack.callback(source.close)
         stack.push_async_callback(_close, endpoint)
         await endpoint.open(concurrency=concurrency_ceiling(self.config))
-        for advice in getattr(endpoint, "advice", ()):
-            self.emit(Warned(message=advice))
+        if isinstance(endpoint, Advises):
+            for advice in endpoint.advice:
+                self.emit(Warned(message=advice))
         return source, endpoint
 
     async def prepare(self, source: Source, endpoint: Endpoint, planned: Plan | None) -> Prepared:
@@ -131,8 +133,11 @@ class Job:
             warnings=self.warnings,
         )
 
-    def done(self) -> RunReport:
-        status, exit_code = done_status(self.config, self.tools.metrics.totals())
+    def done(self, *, rejected_before: bool = False) -> RunReport:
+        """The report of a run that reached its end; `rejected_before`: parts of earlier runs hold rejects."""
+        status, exit_code = done_status(
+            self.config, self.tools.metrics.totals(), rejected_before=rejected_before
+        )
         return self.report(status, exit_code)
 
 
@@ -146,6 +151,9 @@ async def run_to_sink(job: Job, sink: str) -> RunReport:
         with flattened():
             location = locate(sink, format=job.config.output.format)
             report = await (_to_stream(job) if location.kind == "stream" else _to_output(job, sink))
+    except ReaderGoneError:
+        _tell(job, job.done())
+        raise
     except AsyncBatchError as error:
         report = job.report(
             "stopped" if error.exit_code == 75 else "failed", error.exit_code, reason=error.message
@@ -205,23 +213,28 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunRep
     )
     job.on_stop = run.stop
     try:
-        async with anyio.create_task_group() as tasks, stop_on_signals(run.stop):
-            tasks.start_soon(_keep_lease, output)
-            await run.run()
-            tasks.cancel_scope.cancel()
-    except BaseException:
+        with flattened():
+            async with anyio.create_task_group() as tasks, stop_on_signals(run.stop):
+                tasks.start_soon(_keep_lease, output)
+                await run.run()
+                tasks.cancel_scope.cancel()
+    except BaseException as error:
         with anyio.CancelScope(shield=True):
-            report = job.report("stopped", 75)
-            await anyio.to_thread.run_sync(output.write_report, report.to_dict())
-        raise
-    report = job.done()
-    manifest = await anyio.to_thread.run_sync(output.finish, report.to_dict())
+            # A stop may have come too late to leave anything undone.
+            stopped = isinstance(error, StoppedError)
+            if not stopped or await anyio.to_thread.run_sync(lambda: bool(output.missing())):
+                report = job.report("stopped", 75)
+                await anyio.to_thread.run_sync(output.write_report, report.to_dict())
+                raise
+    manifest = await anyio.to_thread.run_sync(output.finish, job.done().to_dict())
     if manifest is None:
-        missing = output.missing()
+        missing = await anyio.to_thread.run_sync(output.missing)
         raise OutputError(
             f"{len(missing)} ranges of {output.location.spec} are missing at the end of the run",
             hint="the same command writes them",
         )
+    report = job.done(rejected_before=manifest.rejects > 0)
+    await anyio.to_thread.run_sync(output.write_report, report.to_dict())
     return report
 
 

@@ -61,7 +61,7 @@ class PlanReport:
         rows = "rows unknown until read" if self.rows is None else text.plural(self.rows, "row")
         blocks = "" if self.blocks is None else f" = {text.plural(self.blocks, 'block')}"
         latency = " · ".join(
-            f"{rows} rows {text.latency(seconds)}" for rows, seconds in self.probe_latency_s.items()
+            f"{text.plural(int(rows), 'row')} {text.latency(seconds)}" for rows, seconds in self.probe_latency_s.items()
         )
         lines = [
             f"source    {self.source}: {text.plural(self.files, 'file')}, {rows}, {text.size(self.input_bytes)}",

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import anyio
 import anyio.to_thread
@@ -112,6 +113,12 @@ class Run:
             rng=tools.rng,
         )
         self._flow.note_unread_rows(rows_left)
+        sizes = [file.size_bytes for file in prepared.source.files]
+        self._bytes_before = dict(
+            zip((file.number for file in prepared.source.files), accumulate(sizes, initial=0), strict=False)
+        )
+        self._bytes_total = sum(sizes)
+        self._source_share = 0.0
         self._reader = Reader(
             plan=ReadPlan(
                 source=prepared.source,
@@ -184,6 +191,10 @@ class Run:
         rows_out = block.block.rows - (rejected if self._prepared.shape.drops else 0)
         self._finished_rows += block.block.rows
         self._tools.metrics.committed(rows_in=block.block.rows, rows_out=rows_out)
+        if block.source.end_offset is not None and self._bytes_total:
+            reached = self._bytes_before[block.block.file] + block.source.end_offset
+            self._source_share = max(self._source_share, reached / self._bytes_total)
+            self._tools.metrics.read(source_share=self._source_share)
         if block.source.rejects:
             code, message = block.source.rejects[0].code, block.source.rejects[0].message
             self._rejected(len(block.source.rejects), code, message)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -39,5 +40,8 @@ async def _watch(stop: Callable[[str], None], *, task_status: TaskStatus[None] =
         async for number in signals:
             seen += 1
             if seen > 1:
+                if sys.stderr.isatty():
+                    sys.stderr.write("\n")  # below the progress line
+                    sys.stderr.flush()
                 os._exit(LEAVE_NOW)
             stop(f"{signal.Signals(number).name} received")

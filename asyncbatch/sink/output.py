@@ -36,7 +36,7 @@ from asyncbatch.sink.manifest import Manifest, MissingRange, load_manifest, tili
 from asyncbatch.sink.parts import PartsSink, is_invisible, list_parts
 from asyncbatch.sink.plan import Plan, create_plan, load_plan, plan_differences
 from asyncbatch.sink.publish import allow_replacing, may_replace, publish
-from asyncbatch.store.base import Store, read_bytes
+from asyncbatch.store.base import Entry, Store, read_bytes
 from asyncbatch.store.local import LocalStore
 
 
@@ -52,6 +52,7 @@ class Output:
         target: Store,
         lease: Lease | None,
         take_lease: Callable[[], Lease],
+        replaces: Entry | None = None,
     ) -> None:
         self._location = location
         self._state = state
@@ -59,6 +60,7 @@ class Output:
         self._target = target
         self._lease = lease  # None until `start` makes a new output's state folder
         self._take_lease = take_lease
+        self._replaces = replaces
         self._plan = load_plan(state)
         self._sink: PartsSink | None = None
         self._finished = self._plan is not None and self._look_finished(self._plan)
@@ -108,6 +110,8 @@ class Output:
             self._state.prepare()
             self._lease = self._take_lease()
         self._parts.prepare(expected_bytes=expected_bytes)
+        if self._replaces is not None:
+            allow_replacing(self._state, self._replaces)
         there = create_plan(self._state, plan)
         if there.job_id != plan.job_id and (differences := plan_differences(there, plan)):
             raise OutputError(
@@ -275,10 +279,14 @@ def open_sink(
         state.prepare()
         lease = take_lease()
     try:
-        if overwrite:
-            wipe(location, state=state, parts=parts, target=target)
         return Output(
-            location=location, state=state, parts=parts, target=target, lease=lease, take_lease=take_lease
+            location=location,
+            state=state,
+            parts=parts,
+            target=target,
+            lease=lease,
+            take_lease=take_lease,
+            replaces=wipe(location, state=state, parts=parts, target=target) if overwrite else None,
         )
     except BaseException:
         if lease is not None:
@@ -286,18 +294,17 @@ def open_sink(
         raise
 
 
-def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> None:
+def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Entry | None:
     """Remove an earlier job's parts and state, and nothing else; the plan goes last.
 
-    A single file that stands at the target stays until the new one replaces it.
+    A single file that stands at the target stays until the new one replaces it; it is what is returned.
     """
     there = target.stat(location.target.name) if location.kind == "file" else None
     state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES)
     parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
     state.delete(*(entry.name for prefix in (FILES, REJECTS) for entry in state.list(prefix)))
     state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))
-    if there is not None:
-        allow_replacing(state, there)
+    return there
 
 
 def check_schema(plan: Plan) -> None:

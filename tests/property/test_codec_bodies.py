@@ -124,7 +124,7 @@ def csv_cell(value: Any, type_: pa.DataType) -> str:
     if isinstance(value, str):
         needed = value == "" or any(each in value for each in ',"\n\r')
         return '"' + value.replace('"', '""') + '"' if needed else value
-    return plain_text(value, type_)
+    return plain_text(value, type_) or '""'
 
 
 def json_text(value: Any, type_: pa.DataType) -> str:
@@ -171,7 +171,7 @@ def json_row(row: dict[str, Any], schema: pa.Schema, form: str) -> str:
     return "[" + ",".join(texts) + "]"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(table=tables(_TYPES), header=st.booleans())
 def test_csv_bodies_equal_the_reference_line_by_line(table: pa.Table, header: bool) -> None:
     encoder = make_encoder(RequestConfig(body="csv-header" if header else "csv"), table.schema)
@@ -181,7 +181,7 @@ def test_csv_bodies_equal_the_reference_line_by_line(table: pa.Table, header: bo
     assert body(encoder, table).decode() == "\n".join(lines)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     table=tables(_TYPES + _NESTED), form=st.sampled_from(["array", "object", "value"]), jsonl=st.booleans()
 )
@@ -209,7 +209,7 @@ _BODIES = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(table=tables(_TYPES), request=st.sampled_from(_BODIES), data=st.data())
 def test_every_slice_equals_encoding_that_slice_alone(
     table: pa.Table, request: RequestConfig, data: st.DataObject
@@ -234,7 +234,7 @@ _json_value = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     table=tables(_TYPES), extra=_json_value, quoted=st.booleans(), form=st.sampled_from(["array", "object"])
 )
@@ -261,7 +261,7 @@ def _without_variables(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30),
     body_kind=st.sampled_from(["csv", "jsonl", "npy"]),
@@ -277,7 +277,7 @@ def test_floats_come_back_bit_for_bit(values: list[float], body_kind: str) -> No
     assert [value.hex() for value in found] == [value.hex() for value in values]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     table=tables(
         [
@@ -306,7 +306,7 @@ def test_npy_bodies_are_the_rows_as_an_array_with_nan_for_null(table: pa.Table, 
     assert body(encoder, table, start, stop) == exact.getvalue()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(table=tables(_TYPES), limit=st.integers(1, 2000), request=st.sampled_from(_BODIES[:7]), data=st.data())
 def test_fit_is_the_most_rows_within_the_limit(
     table: pa.Table, limit: int, request: RequestConfig, data: st.DataObject
@@ -318,6 +318,7 @@ def test_fit_is_the_most_rows_within_the_limit(
     assert fitting == max(1, sum(size <= limit for size in sizes))
 
 
+@settings(max_examples=20, deadline=None)
 @given(table=tables(_NESTED))
 def test_nested_columns_are_refused_in_csv_and_npy_by_name(table: pa.Table) -> None:
     for kind in ("csv", "npy"):

@@ -73,7 +73,7 @@ def hexes(values: Any) -> list[Any]:
     return [hexes(value) if isinstance(value, list) else value.hex() for value in values]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(finite, min_size=7, max_size=40),
     name=st.sampled_from(sorted(SCALAR_FORMS)),
@@ -90,7 +90,7 @@ def test_scalars_come_back_bit_for_bit_from_chunks_of_any_size(
     assert hexes(assemble_values(parts, decoder.fields[0]).to_pylist()) == hexes(values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
     width=st.integers(2, 5),
@@ -107,7 +107,7 @@ def test_vectors_come_back_bit_for_bit(data: st.DataObject, width: int, rows: in
         assert hexes(decoder.decode(form(values[:n]), n)[0].to_pylist()) == hexes(values[:n])  # type: ignore[union-attr]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.none() | st.text(st.characters(codec="utf-8"), max_size=6), min_size=7, max_size=20)
 )
@@ -121,12 +121,12 @@ def test_texts_come_back_from_json_and_lists(values: list[str | None]) -> None:
 
 
 token = st.sampled_from(
-    ["1", "-2.5", "1e5", "nan", "inf", "-inf", "", "null", "true", "false", "x", '"1"', "0x1", "1_0", " 3", "+4",
-     ".5", "5.", "007", "[1]", "1152921504606846977", "NaN", "Infinity", "\r", "{}", "é"]
+    ["1", "-2.5", "1e5", "nan", "inf", "-inf", "", "null", "true", "false", "x", '"1"', "0x1", "1_0", " 3",
+     "+4", ".5", "5.", "007", "[1]", "1152921504606846977", "NaN", "Infinity", "\r", "{}", "é"]
 )  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     lines=st.lists(st.lists(token, min_size=1, max_size=3), min_size=1, max_size=4),
     rows=st.integers(1, 6),
@@ -162,7 +162,7 @@ LAYOUTS = [
 near_json = st.text('0123456789.,-[]{}":nul\n ab', max_size=30).map(str.encode)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(body=st.binary(max_size=40) | near_json, rows=st.integers(1, 4))
 def test_any_bytes_are_read_as_that_many_rows_or_refused(body: bytes, rows: int) -> None:
     for layout in LAYOUTS:
@@ -173,7 +173,7 @@ def test_any_bytes_are_read_as_that_many_rows_or_refused(body: bytes, rows: int)
             assert column.type == decoder.fields[0].type  # type: ignore[union-attr]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(bodies=st.lists(st.tuples(near_json, st.integers(1, 3)), min_size=1, max_size=3))
 def test_learning_ends_in_a_layout_that_reads_its_probes_or_in_an_error(
     bodies: list[tuple[bytes, int]],

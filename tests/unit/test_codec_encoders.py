@@ -277,5 +277,6 @@ def test_extension_view_and_chunked_dictionary_columns_are_sent_as_their_values(
         [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", None]).dictionary_encode()]
     )
     views = pa.array(["x", None, "z", "w,"]).cast(pa.string_view())
-    table = pa.table({"d": words, "v": views})
-    assert joined(make_encoder(request_of("csv"), table.schema), table, 0, 4) == b'a,x\nb,\nc,z\n,"w,"'
+    numbers = pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0, None, 1], pa.int8()))
+    table = pa.table({"d": words, "v": views, "e": numbers})
+    assert joined(make_encoder(request_of("csv"), table.schema), table, 0, 4) == b'a,x,1\nb,,0\nc,z,\n,"w,",1'

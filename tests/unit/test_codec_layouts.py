@@ -347,9 +347,15 @@ UNSETTLED: list[tuple[Make, ReplyConfig, tuple[int, ...], str, str]] = [
         ReplyConfig(),
         (1,),
         "one row was answered with a list",
-        "--reply '[@]'",
+        "--prediction-type 'list<float64>'",
     ),
-    (lambda n: text("[0.1, 0.2]", ""), ReplyConfig(), (1,), "one row was answered with a list", "--reply"),
+    (
+        lambda n: text("[0.1, 0.2]", ""),
+        ReplyConfig(),
+        (1,),
+        "one row was answered with a list",
+        "list<float64>",
+    ),
     (
         lambda n: as_json({"a": scores(n), "b": scores(n)}),
         ReplyConfig(),
@@ -363,10 +369,23 @@ UNSETTLED: list[tuple[Make, ReplyConfig, tuple[int, ...], str, str]] = [
         lambda n: text("\n".join(map(str, scores(n + 1)))),
         ReplyConfig(),
         (1, 2, 7),
-        "no reading",
+        "one prediction more",
+        "--body csv,",
+    ),
+    (
+        lambda n: as_json({"p": scores(n - 1)}),
+        ReplyConfig(),
+        (2, 7),
+        "one prediction less",
         "--body csv-header",
     ),
-    (lambda n: text("\n".join(["a", *["b"] * n])), ReplyConfig(), (1, 2, 7), "no reading", "header line"),
+    (
+        lambda n: text("\n".join(["a", *["b"] * n])),
+        ReplyConfig(),
+        (1, 2, 7),
+        "one prediction more",
+        "header line",
+    ),
     (
         lambda n: as_json({"p": scores(n)}),
         ReplyConfig(reply="q"),
@@ -437,9 +456,8 @@ def test_one_row_answers_alone_settle_prompts_and_single_numbers() -> None:
     assert decoded(lambda n: text("[0.1, 0.2]"), 1, sizes=(1,)) == {
         "prediction": [[0.1, 0.2]]
     }  # XGBoost, by its type
-    assert decoded(lambda n: as_json([0.1, 0.2]), 1, ReplyConfig(reply="[@]"), (1,)) == {
-        "prediction": [[0.1, 0.2]]
-    }
+    for config in (vector, ReplyConfig(reply="[@]")):
+        assert decoded(lambda n: as_json([0.1, 0.2]), 1, config, (1,)) == {"prediction": [[0.1, 0.2]]}
 
 
 @pytest.mark.parametrize("missing", [1, 2, 7, 300])

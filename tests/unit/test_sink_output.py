@@ -161,7 +161,9 @@ def test_a_file_of_someone_else_stays_unless_overwritten(spec: str) -> None:
     with pytest.raises(OutputError, match="exists") as caught:
         open_sink(spec)
     assert "--overwrite" in (caught.value.hint or "")
-    assert everything() == [spec]
+    with open_sink(spec, overwrite=True):
+        pass
+    assert everything() == [spec], "nothing is made, or allowed, before the plan"
     assert not run(spec, BLOCKS[:2], overwrite=True)
     assert Path(spec).read_text() == "mine", "it stays until the new one is complete"
     assert run(spec, BLOCKS[2:])

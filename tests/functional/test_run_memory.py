@@ -1,0 +1,137 @@
+"""Memory of whole runs: a child process's own peak (VmHWM), against `--max-memory` and against the size of the input.
+
+A run over a few hundred rows measures the program itself; what a larger input adds is what the budget speaks of.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from asyncbatch.server import ServeConfig, SimulationConfig
+from asyncbatch.server.background import Background
+
+Serve = Callable[[ServeConfig], Background]
+
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="VmHWM is Linux's"),
+    pytest.mark.timeout(400),
+]
+
+MB = 10**6
+MAX_MEMORY = 64 * MB
+_CHILD = """
+import json, re, sys
+import asyncbatch
+source, sink, options = json.loads(sys.argv[1])
+report = asyncbatch.run(source, sink, **options)
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+print(json.dumps({"rows": report.metrics.rows_out, "peak": peak}))
+"""
+
+
+def notes(rows: int, *, seed: int = 0) -> pa.Table:
+    """Five numbers to send, and a kilobyte of text that does not compress to keep."""
+    rng = np.random.default_rng(seed)
+    return pa.table(
+        {f"x{index}": rng.normal(size=rows) for index in range(5)}
+        | {"note": [rng.bytes(500).hex() for _ in range(rows)]}
+    )
+
+
+def links(folder: Path, file: Path, count: int) -> Path:
+    """A folder that holds `file` `count` times."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}{file.suffix}").hardlink_to(file)
+    return folder
+
+
+def peak_of(source: Path, sink: Path, *, rows: int, **options: Any) -> int:
+    """Peak resident bytes of a process that runs `source` into `sink`, which is removed."""
+    given = {"max_memory": MAX_MEMORY, "concurrency": 16, **options}
+    # Arenas of the C library grow with its threads and are no memory of ours: the same number everywhere.
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, json.dumps([str(source), str(sink), given])],
+        stdout=subprocess.PIPE,
+        env=os.environ,
+        check=True,
+    )
+    said = json.loads(done.stdout)
+    assert said["rows"] == rows
+    for left in (sink, sink.with_name(sink.name + ".asyncbatch")):
+        shutil.rmtree(left)
+    return int(said["peak"])
+
+
+def check(few: int, some: int, many: int) -> None:
+    """Peaks over a few hundred rows, over more than the budget, and over ten times that."""
+    shown = f"few {few / MB:.0f} MB, some {some / MB:.0f} MB, many {many / MB:.0f} MB"
+    assert some - few <= MAX_MEMORY, shown
+    assert many - few <= MAX_MEMORY, shown
+    assert many - some <= max(0.1 * some, 30 * MB), shown
+    print(shown)
+
+
+def test_parquet_of_twenty_times_the_budget(tmp_path: Path, echo: Background) -> None:
+    rows = 130_000
+    file = tmp_path / "some.parquet"
+    with pq.ParquetWriter(file, notes(1).schema, compression="snappy") as writer:
+        for start in range(0, rows, 26_000):
+            writer.write_table(notes(26_000, seed=start))
+    pq.write_table(notes(300), tmp_path / "few.parquet")
+    many = links(tmp_path / "many", file, 10)
+    assert 10 * file.stat().st_size >= 20 * MAX_MEMORY
+    out = tmp_path / "out"
+    options = {"endpoint": echo.invocations_url, "no_send": "note"}
+    check(
+        peak_of(tmp_path / "few.parquet", out, rows=300, **options),
+        peak_of(file, out, rows=rows, **options),
+        peak_of(many, out, rows=10 * rows, **options),
+    )
+
+
+def test_csv_of_twenty_times_the_budget(tmp_path: Path, echo: Background) -> None:
+    rows = 60_000
+    file = tmp_path / "some.csv"
+    with pyarrow.csv.CSVWriter(file, notes(1).schema) as writer:
+        for start in range(0, rows, 20_000):
+            writer.write_table(notes(20_000, seed=start))
+    pyarrow.csv.write_csv(notes(300), tmp_path / "few.csv")
+    some = links(tmp_path / "some", file, 2)
+    many = links(tmp_path / "many", file, 20)
+    assert 20 * file.stat().st_size >= 20 * MAX_MEMORY
+    out = tmp_path / "out"
+    options = {"endpoint": echo.invocations_url, "no_send": "note"}
+    check(
+        peak_of(tmp_path / "few.csv", out, rows=300, **options),
+        peak_of(some, out, rows=2 * rows, **options),
+        peak_of(many, out, rows=20 * rows, **options),
+    )
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-npy"])
+def test_replies_of_768_numbers_a_row(accept: str, tmp_path: Path, serve: Serve) -> None:
+    """Replies that are a hundred times their requests: 200 MB of numbers, 400 MB of JSON."""
+    server = serve(ServeConfig(model="simulated", simulation=SimulationConfig(outputs=768)))
+    rows = 30_000
+    numbers = pa.table({f"x{index}": np.random.default_rng(index).normal(size=rows) for index in range(5)})
+    for name, share in (("few", 300), ("some", rows // 10), ("many", rows)):
+        pq.write_table(numbers.slice(0, share), tmp_path / f"{name}.parquet")
+    out = tmp_path / "out"
+    options = {"endpoint": server.invocations_url, "accept": accept, "keep": "none"}
+    check(
+        peak_of(tmp_path / "few.parquet", out, rows=300, **options),
+        peak_of(tmp_path / "some.parquet", out, rows=rows // 10, **options),
+        peak_of(tmp_path / "many.parquet", out, rows=rows, **options),
+    )
