@@ -17,6 +17,7 @@ from asyncbatch.units import (
     IntRange,
     MaxErrors,
     parse_bool,
+    parse_character,
     parse_count,
     parse_duration,
     parse_headers,
@@ -24,12 +25,12 @@ from asyncbatch.units import (
     parse_names,
     parse_number,
     parse_positive,
+    parse_positive_number,
     parse_range,
     parse_size,
     parse_text,
     parse_types,
 )
-
 
 Kind = Literal["value", "flag", "list"]
 
@@ -68,7 +69,8 @@ def _choice(*choices: str) -> Callable[[Any], str]:
         if text not in choices:
             near = difflib.get_close_matches(text, choices, n=1)
             raise ValueError(
-                f"{text!r} is not one of {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
+                f"{text!r} is not one of {', '.join(choices)}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
             )
         return text
 
@@ -79,11 +81,31 @@ BODIES = ("csv", "csv-header", "jsonl", "json", "npy", "arrow", "parquet", "raw"
 ROW_FORMS = ("array", "object", "value")
 ON_ERROR = ("null", "drop", "fail")
 FORMATS = ("parquet", "csv", "jsonl")
-TRANSPORTS = ("direct", "aioboto3")
 LOG_FORMATS = ("text", "json")
 META = ("variant", "inference-id", "scored-at")
 
-_IN, _REQ, _REP, _SPEED, _FAIL, _OUT, _EP = "Input", "Request", "Reply", "Speed", "Failures", "Output", "Endpoint"
+
+def parse_meta(value: Any) -> tuple[str, ...]:
+    """Names out of `META`."""
+    names = parse_names(value)
+    for name in names:
+        _choice(*META)(name)
+    return names
+
+
+_IN, _REQ, _REP, _SPEED, _FAIL, _OUT, _EP = (
+    "Input",
+    "Request",
+    "Reply",
+    "Speed",
+    "Failures",
+    "Output",
+    "Endpoint",
+)
+
+
+# A table reads better with a line a thing.
+# fmt: off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +114,15 @@ class EndpointConfig:
 
     endpoint: str = option("", panel=_EP, short="-e", metavar="NAME|URL|python:MOD:FUNC", parse=parse_text,
         help="SageMaker endpoint name, http(s)://host/path, or python:package.module:function")
-    region: str | None = option(None, panel=_EP, metavar="REGION", parse=parse_text,
-        help="AWS region", default_text="AWS_REGION or the profile's")
-    profile: str | None = option(None, panel=_EP, metavar="NAME", parse=parse_text,
-        help="AWS profile", default_text="AWS_PROFILE")
+    region: str | None = option(None, panel=_EP, metavar="REGION", parse=parse_text, help="AWS region",
+        default_text="AWS_REGION or the profile's")
+    profile: str | None = option(
+        None, panel=_EP, metavar="NAME", parse=parse_text, help="AWS profile", default_text="AWS_PROFILE")
     endpoint_url: str | None = option(None, panel=_EP, metavar="URL", parse=parse_text,
-        help="another SageMaker Runtime service, such as `asyncbatch serve`", default_text="AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME")
-    ca_bundle: str | None = option(None, panel=_EP, metavar="FILE", parse=parse_text,
-        help="certificates to trust, PEM", default_text="AWS_CA_BUNDLE or the system's")
+        help="another SageMaker Runtime service, such as `asyncbatch serve`",
+        default_text="AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME")
+    ca_bundle: str | None = option(None, panel=_EP, metavar="FILE", parse=parse_text, help="certificates to trust, PEM",
+        default_text="AWS_CA_BUNDLE or the system's")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +144,9 @@ class InputConfig:
     input_format: str | None = option(None, panel=_IN, metavar="parquet|csv|jsonl|arrow",
         parse=_choice("parquet", "csv", "jsonl", "arrow"), choices=("parquet", "csv", "jsonl", "arrow"), semantic=True,
         help="format of the source", default_text="by the file name")
-    delimiter: str = option(",", panel=_IN, metavar="C", parse=lambda v: _one_character(v), semantic=True,
+    delimiter: str = option(",", panel=_IN, metavar="C", parse=parse_character, semantic=True,
         help="delimiter of CSV input; \\t for a tab")
-    quote: str = option('"', panel=_IN, metavar="C", parse=lambda v: _one_character(v), semantic=True,
+    quote: str = option('"', panel=_IN, metavar="C", parse=parse_character, semantic=True,
         help="quoting character of CSV input")
     no_header: bool = option(False, panel=_IN, kind="flag", parse=parse_bool, semantic=True,
         help="CSV input has no header line; columns are then c0, c1, …")
@@ -140,14 +163,14 @@ class RequestConfig:
     template: str | None = option(None, panel=_REQ, metavar="JSON|NAME", parse=parse_text, semantic=True,
         help="JSON envelope with $rows $row $n $columns, or a preset: instances, records, split, inputs, v2",
         default_text="instances with --body json")
-    row: str = option("array", panel=_REQ, metavar="|".join(ROW_FORMS), parse=_choice(*ROW_FORMS), choices=ROW_FORMS, semantic=True,
-        help="how a row stands in JSON")
+    row: str = option("array", panel=_REQ, metavar="|".join(ROW_FORMS), parse=_choice(*ROW_FORMS), choices=ROW_FORMS,
+        semantic=True, help="how a row stands in JSON")
     content_type: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True,
         help="Content-Type header, byte for byte", default_text="by --body")
-    accept: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True,
-        help="Accept header", default_text="none is sent")
-    header: Headers = option((), panel=_REQ, short="-H", metavar="'NAME: VALUE'", kind="list", parse=parse_headers, secret=True,
-        help="HTTP header; VALUE may be @env:VAR or @file:PATH; repeat for more", default_text="none")
+    accept: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True, help="Accept header",
+        default_text="none is sent")
+    header: Headers = option((), panel=_REQ, short="-H", metavar="'NAME: VALUE'", kind="list", parse=parse_headers,
+        secret=True, help="HTTP header; VALUE may be @env:VAR or @file:PATH; repeat for more", default_text="none")
     target_model: str | None = option(None, panel=_REQ, metavar="NAME", parse=parse_text, semantic=True,
         help="SageMaker TargetModel (multi-model endpoint)", default_text="none")
     target_variant: str | None = option(None, panel=_REQ, metavar="NAME", parse=parse_text, semantic=True,
@@ -160,10 +183,10 @@ class RequestConfig:
         help="SageMaker CustomAttributes", default_text="none")
     enable_explanations: str | None = option(None, panel=_REQ, metavar="JMESPATH", parse=parse_text, semantic=True,
         help="SageMaker EnableExplanations", default_text="none")
-    inference_id: str | None = option(None, panel=_REQ, metavar="ID", parse=parse_text,
-        help="SageMaker InferenceId", default_text="none")
-    session_id: str | None = option(None, panel=_REQ, metavar="ID", parse=parse_text,
-        help="SageMaker SessionId", default_text="none")
+    inference_id: str | None = option(
+        None, panel=_REQ, metavar="ID", parse=parse_text, help="SageMaker InferenceId", default_text="none")
+    session_id: str | None = option(
+        None, panel=_REQ, metavar="ID", parse=parse_text, help="SageMaker SessionId", default_text="none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,13 +199,13 @@ class ReplyConfig:
         help="Arrow type of the prediction, such as float32 or string", default_text="learned by the probe")
     prediction_name: str = option("prediction", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
         help="name of the prediction column")
-    error_name: str = option("error", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
-        help="name of the error column")
+    error_name: str = option(
+        "error", panel=_REP, metavar="NAME", parse=parse_text, semantic=True, help="name of the error column")
     threshold: float | None = option(None, panel=_REP, metavar="X", parse=parse_number, semantic=True,
         help="add a 0/1 label: prediction > X", default_text="no label")
     predicted_label_name: str = option("predicted_label", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
         help="name of the label column")
-    meta: tuple[str, ...] = option((), panel=_REP, metavar=",".join(META), parse=lambda v: _subset(v, META), semantic=True,
+    meta: tuple[str, ...] = option((), panel=_REP, metavar=",".join(META), parse=parse_meta, semantic=True,
         help="more columns about each row's invocation", default_text="none")
 
 
@@ -192,11 +215,11 @@ class SpeedConfig:
 
     concurrency: IntRange | None = option(None, panel=_SPEED, metavar="N|MIN:MAX", parse=parse_range,
         help="requests in flight", default_text="found by the controller")
-    chunk_rows: IntRange | None = option(None, panel=_SPEED, metavar="N|MIN:MAX", parse=parse_range,
-        help="rows of a request", default_text="found by the controller")
-    rate: float | None = option(None, panel=_SPEED, metavar="X", parse=lambda v: _positive_float(v),
+    chunk_rows: IntRange | None = option(None, panel=_SPEED, metavar="N|MIN:MAX", parse=parse_range, help="rows of a request",
+        default_text="found by the controller")
+    rate: float | None = option(None, panel=_SPEED, metavar="X", parse=parse_positive_number,
         help="requests per second, at most", default_text="no limit")
-    row_rate: float | None = option(None, panel=_SPEED, metavar="X", parse=lambda v: _positive_float(v),
+    row_rate: float | None = option(None, panel=_SPEED, metavar="X", parse=parse_positive_number,
         help="rows per second, at most", default_text="no limit")
     max_payload: int = option(6 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
         help="largest request body; larger caps are not tried, smaller ones are learned", default_text="6MiB")
@@ -224,8 +247,8 @@ class FailureConfig:
         help="retries of one chunk after failures; throttling does not count")
     max_errors: MaxErrors | None = option(None, panel=_FAIL, metavar="N|P%", parse=parse_max_errors,
         help="stop when more rows than this are rejected; within it the exit code is 0", default_text="no limit")
-    on_error: str = option("null", panel=_FAIL, metavar="|".join(ON_ERROR), parse=_choice(*ON_ERROR), choices=ON_ERROR, semantic=True,
-        help="a rejected row: keep it with a null prediction, drop it, or fail")
+    on_error: str = option("null", panel=_FAIL, metavar="|".join(ON_ERROR), parse=_choice(*ON_ERROR), choices=ON_ERROR,
+        semantic=True, help="a rejected row: keep it with a null prediction, drop it, or fail")
     max_outage: float = option(300.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
         help="how long the endpoint may be away before the run stops, resumable", default_text="5m")
     deadline: float | None = option(None, panel=_FAIL, metavar="TIME", parse=parse_duration,
@@ -240,19 +263,20 @@ class FailureConfig:
 class OutputConfig:
     """What is written and said."""
 
-    format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=_choice(*FORMATS), choices=FORMATS, semantic=True,
-        help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
-    report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text,
-        help="write the run report there, JSON", default_text="only in the state folder")
+    format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=_choice(*FORMATS), choices=FORMATS,
+        semantic=True, help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
+    report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text, help="write the run report there, JSON",
+        default_text="only in the state folder")
     json: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,
         help="print the run report to stdout, JSON with a versioned schema")
-    explain: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,
-        help="say what was decided and why")
+    explain: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool, help="say what was decided and why")
     log_format: str = option("text", panel=_OUT, metavar="text|json", parse=_choice(*LOG_FORMATS), choices=LOG_FORMATS,
         help="format of log lines on stderr")
     quiet: bool = option(False, panel=_OUT, short="-q", kind="flag", parse=parse_bool, help="only errors")
     verbose: bool = option(False, panel=_OUT, short="-v", kind="flag", parse=parse_bool, help="more log lines")
     no_progress: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool, help="no progress line")
+
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +322,9 @@ class RunConfig:
     def semantic(self) -> dict[str, Any]:
         """The options that may not differ on resume, as JSON values."""
         return {
-            name: _jsonable(getattr(getattr(self, part), name)) for name, (part, opt) in OPTIONS.items() if opt.semantic
+            name: _jsonable(getattr(getattr(self, part), name))
+            for name, (part, opt) in OPTIONS.items()
+            if opt.semantic
         }
 
     def effective(self) -> dict[str, Any]:
@@ -362,12 +388,15 @@ def _checked(config: RunConfig) -> RunConfig:
     """Cross-field checks."""
     request, speed, reply = config.request, config.speed, config.reply
     if request.template is not None and request.body not in ("json", "jsonl", "raw"):
-        raise ConfigError(f"--template needs --body json, jsonl or raw, not {request.body}", hint="add --body json")
+        raise ConfigError(
+            f"--template needs --body json, jsonl or raw, not {request.body}", hint="add --body json"
+        )
     if config.output.quiet and config.output.verbose:
         raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")
     if reply.prediction_name == config.reply.error_name:
         raise ConfigError(
-            f"--prediction-name and --error-name are both {reply.error_name!r}", hint="give them different names"
+            f"--prediction-name and --error-name are both {reply.error_name!r}",
+            hint="give them different names",
         )
     if speed.max_memory < 16 * 10**6:
         raise ConfigError("--max-memory is below 16MB", hint="give at least 16MB")
@@ -380,25 +409,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_jsonable(each) for each in value]
     return value
-
-
-def _one_character(value: Any) -> str:
-    text = parse_text(value).replace("\\t", "\t")
-    if len(text) != 1:
-        raise ValueError("must be one character")
-    return text
-
-
-def _positive_float(value: Any) -> float:
-    number = parse_number(value)
-    if not number > 0:
-        raise ValueError("must be above 0")
-    return number
-
-
-def _subset(value: Any, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    names = parse_names(value)
-    for name in names:
-        if name not in allowed:
-            raise ValueError(f"{name!r} is not one of {', '.join(allowed)}")
-    return names

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from asyncbatch.model import (
     Block,
+    BytesPayload,
     ChunkTarget,
     Failure,
     InputFile,
@@ -190,6 +191,15 @@ class Advises(Protocol):
 
 
 @runtime_checkable
+class ShowsRequests(Protocol):
+    """An endpoint that can show what it sends besides the body."""
+
+    def request_head(self, payload: BytesPayload) -> tuple[str, Sequence[tuple[str, str]]]:
+        """The request line and the headers of a request with `payload`; secrets are replaced by `…`. Complete after `open`."""
+        ...
+
+
+@runtime_checkable
 class RefreshesCredentials(Protocol):
     """An endpoint whose credentials may expire while it is used."""
 
@@ -222,6 +232,26 @@ class Controller(Protocol):
 
     def note_remaining(self, rows: int) -> None:
         """Rows not yet sent, for shrinking chunks in the tail."""
+        ...
+
+
+class Decided(Protocol):
+    """One decision of a controller."""
+
+    @property
+    def time_s(self) -> float: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A controller that tells what it decided."""
+
+    def explain(self) -> Sequence[Decided]:
+        """Decisions so far, oldest first; the middle of a long run may be forgotten."""
         ...
 
 

@@ -8,8 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZES = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_PAIRS_END = re.compile(r",(?![^(\[]*[)\]])")
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -130,6 +141,21 @@ def parse_positive(value: Any) -> int:
     return number
 
 
+def parse_character(value: Any) -> str:
+    """One character; `\\t` is a tab."""
+    text = parse_text(value).replace("\\t", "\t")
+    if len(text) != 1:
+        raise ValueError("must be one character")
+    return text
+
+
+def parse_positive_number(value: Any) -> float:
+    number = parse_number(value)
+    if not number > 0:
+        raise ValueError("must be above 0")
+    return number
+
+
 def parse_size(value: Any) -> int:
     """`6MiB`, `256MB`, or bytes as a number."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -194,6 +220,8 @@ def parse_names(value: Any) -> tuple[str, ...]:
 def _parse_pairs(value: Any, *, form: str) -> tuple[tuple[str, str], ...]:
     if isinstance(value, Mapping):
         return tuple((parse_text(key), parse_text(each)) for key, each in value.items())
+    if isinstance(value, str):  # commas in `decimal128(12, 2)` divide nothing
+        value = [item.strip() for item in _PAIRS_END.split(value) if item.strip()]
     pairs = []
     for item in parse_names(value):
         left, equals, right = item.rpartition("=")

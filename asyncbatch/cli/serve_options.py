@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncbatch.config import Option
+from asyncbatch.server.config import DIALECTS
 from asyncbatch.units import (
     parse_bool,
     parse_count,
@@ -48,6 +49,15 @@ SERVE_OPTIONS: dict[str, Option] = {
     "host": _server("ADDRESS", parse_text, "address to listen at"),
     "port": _server("N", parse_count, "port to listen at; 0 takes a free one"),
     "name": _server("A,B", parse_names, "endpoint names to answer to", default_text="the model's own"),
+    "dialect": _server(
+        "|".join(DIALECTS),
+        parse_text,
+        "whose container it speaks like: formats, reply layout and failures",
+        choices=DIALECTS,
+    ),
+    "features": _server(
+        "N", parse_positive, "columns that the model takes", default_text="an ONNX model's own, else any"
+    ),
     "verify_sigv4": _server(
         "",
         parse_bool,
@@ -86,11 +96,12 @@ SERVE_OPTIONS: dict[str, Option] = {
     "errors": _simulated(
         "KIND=SHARE,...",
         _shares,
-        "share of requests that fail, by kind: 400, 424, 429, 500, 503, 530, reset, truncated, short or hang",
+        f"share of requests that fail, by kind: {', '.join(ERROR_KINDS)}",
     ),
     "poison_share": _simulated("X", _amount, "share of rows that the container refuses"),
     "poison_value": _simulated("TEXT", parse_text, "rows whose first value is written so are refused too"),
     "outputs": _simulated("N", parse_positive, "numbers answered for a row"),
+    "labels": _simulated("A,B", parse_names, "texts to answer with instead, one a row"),
     "seed": _simulated("N", parse_count, "of everything random"),
 }
 
@@ -118,6 +129,7 @@ SIMULATION_FIELDS = {
     "poison_share": "poison_share",
     "poison_value": "poison_value",
     "outputs": "outputs",
+    "labels": "labels",
     "seed": "seed",
 }
 """Option name to field of `SimulationConfig`."""
@@ -126,6 +138,7 @@ DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(SERVE_OPTIONS),
     "host": "127.0.0.1",
     "port": 8080,
+    "dialect": "plain",
     "region": "us-east-1",
     "shape": "affine",
     "shape_rows": 32,

@@ -31,7 +31,7 @@ from asyncbatch.errors import ConfigError
 
 Style = Literal["csv", "json"]
 
-NUMBERS_AT_A_TIME = 65_536
+NUMBERS_AT_A_TIME = 32_768
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 _COMMA = 0x2C
 _NULL_WORD = {"csv": "", "json": "null"}
@@ -135,7 +135,7 @@ def number_rows(columns: list[Array], dtype: "np.dtype[Any]", style: Style, end:
 
 
 def _dumped(flat: "np.ndarray[Any, Any]") -> bytes:
-    """A JSON list of numbers, some at a time: orjson holds the interpreter for 1 to 5 ms each."""
+    """A JSON list of numbers, some at a time: orjson holds the interpreter for 0.7 to 2.5 ms each."""
     starts = range(0, len(flat), NUMBERS_AT_A_TIME)
     pieces = [orjson.dumps(flat[start : start + NUMBERS_AT_A_TIME], option=_NUMPY) for start in starts]
     return pieces[0] if len(pieces) == 1 else b"[" + b",".join(piece[1:-1] for piece in pieces) + b"]"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -274,6 +275,7 @@ def npy_encoder(schema: pa.Schema, *, content_type: str) -> StreamEncoder:
     )
 
 
+@lru_cache(maxsize=256)
 def npy_header(rows: int, width: int, dtype: "np.dtype[Any]") -> bytes:
     """The header of a (rows, width) array, as `numpy.save` writes it."""
     buffer = BytesIO()

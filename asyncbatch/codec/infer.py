@@ -32,8 +32,8 @@ from asyncbatch.errors import ReplyError, ReplyMismatchError
 from asyncbatch.model import Reply
 
 Probe = tuple[Reply, int]
-_TYPE_HINT = "name the type, such as --prediction-type string; plan --show 1 prints the reply"
-_PATH_HINT = "name the place with --reply, such as --reply predictions; plan --show 1 prints the reply"
+_TYPE_HINT = "name the type, such as --prediction-type string"
+_PATH_HINT = "name the place with --reply, such as --reply predictions"
 
 
 def infer_layout(probes: Sequence[Probe], config: ReplyConfig) -> ReplyLayout:
@@ -142,7 +142,7 @@ def _nothing_fits(probes: Sequence[Probe], config: ReplyConfig) -> ReplyError:
     if config.reply is not None:
         return ReplyError(
             f"--reply {config.reply!r} does not give one value a row for requests of {sizes} rows",
-            hint="such as --reply predictions or --reply '[*].score'; plan --show 1 prints the reply",
+            hint="such as --reply predictions or --reply '[*].score'; without it the place is looked for",
         )
     if all(rows == 1 for _, rows in probes):
         return ReplyError(
@@ -154,8 +154,7 @@ def _nothing_fits(probes: Sequence[Probe], config: ReplyConfig) -> ReplyError:
         return off_by_one
     return ReplyError(
         f"no reading gives one prediction a row in replies ({media}) to requests of {sizes} rows",
-        hint="name the place of the predictions in JSON with --reply, such as --reply outputs[0].data; "
-        "plan --show 1 prints the reply",
+        hint="name the place of the predictions in JSON with --reply, such as --reply outputs[0].data",
     )
 
 

@@ -55,6 +55,10 @@ class Breaker:
             self._open = True
             self._next_probe_s = now_s + 0.5
 
+    def others_fail(self, chunk: int) -> bool:
+        """Whether anything but `chunk` failed since the last success: then it may be no row's fault."""
+        return any(other != chunk for _, other, _ in self._recent)
+
     def pause(self, *, now_s: float, in_flight: int) -> float | None:
         """Seconds until one invocation may be sent while open; 0.0 means now; None: wait for the one in flight."""
         if not self._open:

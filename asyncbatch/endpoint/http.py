@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from multidict import CIMultiDict
 from yarl import URL
@@ -126,6 +126,15 @@ class HttpEndpoint:
             headers=reply.headers,
         )
 
+    def request_head(self, payload: BytesPayload) -> tuple[str, Sequence[tuple[str, str]]]:
+        """What is sent before the body; the values of `-H` are secrets."""
+        secret = {source.name.lower() for source in self._config.request.header}
+        port = "" if self._url.is_default_port() else f":{self._url.port}"
+        headers = [("Host", f"{self._url.host}{port}")]
+        headers += [(name, "…" if name.lower() in secret else value) for name, value in self._headers.items()]
+        headers += [("Content-Type", payload.content_type), ("Content-Length", str(payload.nbytes))]
+        return f"POST {shown_path(self._url)}", headers
+
     async def aclose(self) -> None:
         """Close every connection. Idempotent."""
         wire, self._wire = self._wire, None
@@ -157,7 +166,15 @@ def _checked_url(text: str) -> URL:
 
 def shown_url(url: URL) -> str:
     """A URL as it may be printed and stored: no user, no values of parameters that look like secrets."""
-    query = [(name, "…" if _SECRET_NAMES.search(name) else value) for name, value in url.query.items()]
     shown = url.with_user(None) if url.user or url.password else url
-    text = str(shown.with_query(None).with_fragment(None))
-    return text + ("?" + "&".join(f"{name}={value}" for name, value in query) if query else "")
+    return str(shown.with_query(None).with_fragment(None)) + _shown_query(url)
+
+
+def shown_path(url: URL) -> str:
+    """Path and query of a URL as they may be printed."""
+    return url.raw_path + _shown_query(url)
+
+
+def _shown_query(url: URL) -> str:
+    query = [(name, "…" if _SECRET_NAMES.search(name) else value) for name, value in url.query.items()]
+    return "?" + "&".join(f"{name}={value}" for name, value in query) if query else ""

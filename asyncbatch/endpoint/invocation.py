@@ -27,6 +27,19 @@ _PARAMETERS = (
 )
 _CONTENT_TYPE_LENGTH = 1024
 
+HEADERS = {
+    "TargetModel": "X-Amzn-SageMaker-Target-Model",
+    "TargetVariant": "X-Amzn-SageMaker-Target-Variant",
+    "TargetContainerHostname": "X-Amzn-SageMaker-Target-Container-Hostname",
+    "InferenceComponentName": "X-Amzn-SageMaker-Inference-Component",
+    "CustomAttributes": "X-Amzn-SageMaker-Custom-Attributes",
+    "EnableExplanations": "X-Amzn-SageMaker-Enable-Explanations",
+    "InferenceId": "X-Amzn-SageMaker-Inference-Id",
+    "SessionId": "X-Amzn-SageMaker-Session-Id",
+    "Accept": "Accept",
+}
+"""The HTTP header of each parameter (InvokeEndpoint in the service model)."""
+
 
 def invocation_parameters(config: RunConfig) -> dict[str, str]:
     """The parameters of every InvokeEndpoint of a run, by their AWS names, without body and content type.

@@ -8,7 +8,7 @@ server: so reading is bounded, redirects are not followed, and what fails is kno
 import asyncio
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,7 +18,7 @@ from asyncbatch._version import __version__
 from asyncbatch.aws import AwsSession, aws_session, credential_errors
 from asyncbatch.config import RunConfig
 from asyncbatch.endpoint.headers import extra_headers
-from asyncbatch.endpoint.invocation import invocation_parameters
+from asyncbatch.endpoint.invocation import HEADERS, invocation_parameters
 from asyncbatch.endpoint.network import is_loopback, tls_context
 from asyncbatch.endpoint.refusals import read_refusal
 from asyncbatch.endpoint.wire import HttpWire, WireReply
@@ -51,6 +51,9 @@ class InvocationTransport(Protocol):
     async def aclose(self) -> None: ...
 
     @property
+    def signed(self) -> bool: ...
+
+    @property
     def region(self) -> str | None: ...
 
     @property
@@ -70,6 +73,7 @@ class SageMakerEndpoint:
         """
         parameters = invocation_parameters(config)
         self._config = config
+        self._parameters = parameters
         self._name = parameters["EndpointName"]
         self._transport: InvocationTransport = BotoTransport(config, parameters=parameters, session=session)
         self._refreshing = asyncio.Lock()
@@ -94,6 +98,15 @@ class SageMakerEndpoint:
             "component": request.inference_component_name or "",
             "container": request.target_container_hostname or "",
         }
+
+    def request_head(self, payload: BytesPayload) -> tuple[str, Sequence[tuple[str, str]]]:
+        """What is sent before the body, but for what botocore says of itself; signature and `-H` are secrets."""
+        headers = [("Content-Type", payload.content_type), ("Content-Length", str(payload.nbytes))]
+        headers += [(HEADERS[name], value) for name, value in self._parameters.items() if name in HEADERS]
+        headers += [(source.name, "…") for source in self._config.request.header]
+        if self._transport.signed:
+            headers.append(("Authorization", "AWS4-HMAC-SHA256 …"))
+        return f"POST /endpoints/{self._name}/invocations", headers
 
     @property
     def max_body_bytes(self) -> int:
@@ -175,6 +188,11 @@ class BotoTransport:
         self._advice: tuple[str, ...] = ()
         self._headers: tuple[tuple[str, str], ...] = ()
         self._concurrency = 1
+
+    @property
+    def signed(self) -> bool:
+        """Once open: whether requests carry a signature."""
+        return self._frozen is not None
 
     @property
     def region(self) -> str | None:

@@ -5,6 +5,7 @@ import importlib.util
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,9 +13,7 @@ import anyio
 import anyio.from_thread
 
 from asyncbatch.config import RunConfig
-from asyncbatch.errors import AsyncBatchError
 from asyncbatch.observe.report import RunReport
-from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job, Taker, run_ordered, run_to_sink
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.preview import PlanReport, plan_to_report
@@ -96,8 +95,7 @@ async def stream(
 
     async def produce() -> None:
         try:
-            with flattened():
-                await run_ordered(job, start)
+            await run_ordered(job, start)
         finally:
             ready.put_nowait(None)
 
@@ -111,7 +109,8 @@ async def stream(
         await task
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with anyio.CancelScope(shield=True):
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:
@@ -148,11 +147,7 @@ def predict(
 
         return take
 
-    async def main() -> None:
-        with flattened():
-            await run_ordered(job, start)
-
-    _blocking(main, job)
+    _blocking(lambda: run_ordered(job, start), job)
     return pa.concat_tables(tables) if tables else schemas[0].empty_table()
 
 
@@ -161,6 +156,12 @@ def _predict_lazily(job: Job) -> "pa.RecordBatchReader":
 
     ready: queue.Queue[Any] = queue.Queue(maxsize=_BATCHES_AHEAD)
     closed = threading.Event()
+    cancel: list[Callable[[], object]] = []
+
+    def close() -> None:
+        closed.set()
+        for each in cancel:
+            each()
 
     def put(item: object) -> None:
         while not closed.is_set():
@@ -181,17 +182,25 @@ def _predict_lazily(job: Job) -> "pa.RecordBatchReader":
         return take
 
     async def main() -> None:
-        try:
-            with flattened():
+        loop = asyncio.get_running_loop()
+        with anyio.CancelScope() as scope:
+            cancel.append(lambda: _call(loop, lambda _: scope.cancel(), None))
+            if not closed.is_set():
                 await run_ordered(job, start)
-        except AsyncBatchError as error:
-            end: object = error
-        else:
-            end = None
-        await anyio.to_thread.run_sync(put, end)
 
-    thread = threading.Thread(target=lambda: _run_quietly(main), name="asyncbatch-predict", daemon=True)
-    thread.start()
+    def work() -> None:
+        end: BaseException | None = None
+        try:
+            anyio.run(main, backend_options=backend_options())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the reader waits for it
+            end = error
+        cancel.clear()
+        try:
+            put(end)
+        except ReaderGoneError:
+            pass  # nobody reads on: that is how it ends
+
+    threading.Thread(target=work, name="asyncbatch-predict", daemon=True).start()
 
     def batches() -> "Iterator[pa.RecordBatch]":
         try:
@@ -200,19 +209,18 @@ def _predict_lazily(job: Job) -> "pa.RecordBatchReader":
                     raise item
                 yield from item.to_batches()
         finally:
-            closed.set()
+            close()
 
-    first = ready.get()
+    try:
+        first = ready.get()
+    except BaseException:
+        close()
+        raise
     if isinstance(first, BaseException):
         raise first
-    return pa.RecordBatchReader.from_batches(first, batches())
-
-
-def _run_quietly(main: Callable[[], Awaitable[None]]) -> None:
-    try:
-        anyio.run(main, backend_options=backend_options())
-    except ReaderGoneError:
-        pass  # nobody reads on: that is how it ends
+    found = batches()
+    weakref.finalize(found, close)  # a generator that was never begun runs no `finally`
+    return pa.RecordBatchReader.from_batches(first, found)
 
 
 def run_job(
@@ -248,6 +256,7 @@ def _blocking(main: Callable[[], Awaitable[T]], job: Job) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        job.owns_process = True
         return anyio.run(main, backend_options=backend_options())
     with anyio.from_thread.start_blocking_portal(backend_options=backend_options()) as portal:
         future = portal.start_task_soon(main)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from asyncbatch.codec import assemble_values, null_values
-from asyncbatch.config import InputConfig, ReplyConfig, RequestConfig
+from asyncbatch.config import ReplyConfig, RequestConfig
 from asyncbatch.errors import ConfigError
 from asyncbatch.model import Reject
 from asyncbatch.pipeline.blocks import OpenBlock
@@ -42,7 +42,6 @@ def output_shape(
     *,
     named: bool,
     reply: ReplyConfig,
-    input: InputConfig,  # the part of the configuration that it is
     request: RequestConfig,
     on_error: str,
 ) -> OutputShape:
@@ -121,7 +120,7 @@ def assemble(block: OpenBlock, decoder: Decoder, shape: OutputShape) -> "tuple[p
     rows = block.block.rows
     results = sorted(block.results, key=lambda result: result.chunk.start)
     rejects = tuple(sorted(block.rejects, key=lambda reject: reject.row))
-    columns: list[Any] = [column for column in block.source.table.itercolumns()]
+    columns: list[Any] = list(block.source.table.itercolumns())
     for index, field in enumerate(decoder.fields):
         parts: list[Any] = []
         reached = 0

@@ -31,6 +31,10 @@ class Work:
     """Sent together with known-good rows, whose answers are dropped."""
     failed_s: float = 0.0
     """When these rows last failed."""
+    in_doubt: bool = False
+    """A row that failed alone while others failed too: it is sent again before it is rejected."""
+    doubted: bool = False
+    """It was in doubt once because of other chunks."""
 
     @property
     def rows(self) -> int:

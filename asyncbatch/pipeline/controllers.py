@@ -4,13 +4,14 @@ import random
 from collections.abc import Callable
 
 from asyncbatch.config import RunConfig
-from asyncbatch.control import FixedController
+from asyncbatch.control import AdaptiveController, FixedController
 from asyncbatch.protocols import Controller
+from asyncbatch.units import IntRange
 
 MAX_CONCURRENCY = 256
 """Most invocations in flight unless `--concurrency` says otherwise; connections are pooled up to it."""
-_FIXED_CHUNK_ROWS = 500
-_FIXED_CONCURRENCY = 16
+MAX_CHUNK_ROWS = 65_536
+"""Most rows of a request unless `--chunk-rows` says otherwise; `--max-payload` usually binds first."""
 
 
 def concurrency_ceiling(config: RunConfig) -> int:
@@ -19,10 +20,17 @@ def concurrency_ceiling(config: RunConfig) -> int:
 
 
 def make_controller(config: RunConfig, *, clock: Callable[[], float], rng: random.Random) -> Controller:
-    """The controller for `config`, within the user's bounds."""
+    """The controller for `config`, within the user's bounds; a fixed one where nothing is left to find."""
     speed = config.speed
-    return FixedController(
-        chunk_rows=speed.chunk_rows.high if speed.chunk_rows is not None else _FIXED_CHUNK_ROWS,
+    rows = speed.chunk_rows or IntRange(1, MAX_CHUNK_ROWS)
+    flight = speed.concurrency or IntRange(1, MAX_CONCURRENCY)
+    if rows.low == rows.high and flight.low == flight.high:
+        return FixedController(chunk_rows=rows.high, chunk_bytes=speed.max_payload, concurrency=flight.high)
+    return AdaptiveController(
+        clock=clock,
+        rng=rng,
+        chunk_rows=rows,
         chunk_bytes=speed.max_payload,
-        concurrency=speed.concurrency.high if speed.concurrency is not None else _FIXED_CONCURRENCY,
+        concurrency=flight,
+        request_timeout_s=config.failure.request_timeout,
     )

@@ -259,7 +259,9 @@ class Flow:
             elif work.padded and self._min_rows == 1:
                 self._min_rows = 2
                 self._emit(
-                    Explained(message="the endpoint cannot answer a request of one row: such requests are padded")
+                    Explained(
+                        message="the endpoint cannot answer a request of one row: such requests are padded"
+                    )
                 )
             work.block.answer(work, answer.columns, answer.variant)
             if work.block.unanswered == 0:
@@ -303,6 +305,8 @@ class Flow:
             if verdict.action is Action.FATAL:
                 raise _fatal(refusal)
             if self._suspects:
+                for suspect, _ in self._suspects:
+                    suspect.in_doubt = True
                 self._send_control(now_s + self._delay(work, refusal))
             return
         step = next_step(
@@ -357,6 +361,9 @@ class Flow:
             self._work.put(work)
             return
         self._suspects.append((work, refusal))
+        about_rows = refusal.verdict.outcome is Outcome.REJECTED
+        if not work.doubted and not about_rows and self._breaker.others_fail(work.chunk):
+            work.in_doubt = work.doubted = True  # once: among many bad rows the doubt would never end
         if not self._control_sent:
             self._send_control(self._clock() + 0.1)
 
@@ -369,7 +376,10 @@ class Flow:
         self._work.put_later(Work(block=None, start=0, stop=1, kind=Kind.PROBE, chunk=-1), due_s)
 
     def _settle_suspects(self, success_started_s: float) -> None:
-        """A success that was sent after a row failed shows that the endpoint is alive: the row is at fault."""
+        """A success that was sent after a row failed shows that the endpoint is alive: the row is at fault.
+
+        Unless it failed while known-good rows or other chunks did too: then it is sent once more instead.
+        """
         if not self._suspects:
             return
         waiting = []
@@ -378,6 +388,10 @@ class Flow:
                 waiting.append((work, refusal))
                 continue
             assert work.block is not None
+            if work.in_doubt:
+                work.in_doubt = False
+                self._work.put(work)
+                continue
             code = refusal.verdict.outcome.value
             message = refusal.failure.summary()
             work.block.reject(work, code=code, message=message)

@@ -4,10 +4,10 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -15,8 +15,7 @@ import anyio.to_thread
 from asyncbatch.config import RunConfig, flag
 from asyncbatch.endpoint import make_endpoint
 from asyncbatch.errors import AsyncBatchError, ConfigError, OutputError, StoppedError
-from asyncbatch.model import InputFile
-from asyncbatch.observe.events import Event, RunFinished, RunPlanned, Warned
+from asyncbatch.observe.events import Event, Explained, RunFinished, RunPlanned, Warned
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.observe.report import RunReport, Status, done_status, make_report, write_report
 from asyncbatch.pipeline.controllers import concurrency_ceiling
@@ -30,6 +29,7 @@ from asyncbatch.sink.lease import HEARTBEAT_S
 from asyncbatch.sink.stream import ReaderGoneError
 from asyncbatch.source import open_source
 
+T = TypeVar("T")
 _STREAM_BLOCKS = 16
 """Blocks that may be open while a stream waits for the oldest."""
 
@@ -38,7 +38,13 @@ class Job:
     """What a run, a plan and the Python API share: opened source and endpoint, metrics, events, clock."""
 
     def __init__(
-        self, config: RunConfig, source: object, *, sink: str | None, hooks: Sequence[RunHook] = (), session: object = None
+        self,
+        config: RunConfig,
+        source: object,
+        *,
+        sink: str | None,
+        hooks: Sequence[RunHook] = (),
+        session: object = None,
     ) -> None:
         self.config = config
         self.source_spec = source if isinstance(source, str) else f"<{type(source).__name__}>"
@@ -46,9 +52,11 @@ class Job:
         self.job_id = ""
         self.warnings: list[str] = []
         self.on_stop: Callable[[str], None] | None = None
+        self.owns_process = False
+        """The event loop was made for this job, so signals to the process are for it."""
         self.started_at = datetime.now(UTC)
         self._raw_source = source
-        self._hooks = hooks
+        self._hooks = tuple(hooks)
         self._session = session
         self.tools = RunTools(
             clock=time.monotonic,
@@ -58,17 +66,25 @@ class Job:
         )
 
     def emit(self, event: Event) -> None:
-        """Tell every hook; keep warnings for the report."""
+        """Tell every hook; keep warnings for the report. A hook that raises is told nothing more: the run is not its."""
         if isinstance(event, Warned):
             self.warnings.append(event.message)
         for hook in self._hooks:
-            hook(event)
+            try:
+                hook(event)
+            except Exception as error:  # noqa: BLE001  # what others wrote, and a night's work depends on none of it
+                self._hooks = tuple(each for each in self._hooks if each is not hook)
+                name = getattr(hook, "__qualname__", type(hook).__qualname__)
+                self.emit(
+                    Warned(message=f"hook {name} raised {type(error).__name__} and is told nothing more")
+                )
 
     async def open(self, stack: AsyncExitStack) -> tuple[Source, Endpoint]:
         """Open source and endpoint; both are closed with `stack`, whatever happens."""
         if not self.config.endpoint.endpoint:
             raise ConfigError(
-                "no endpoint is named", hint="-e NAME, -e http://host/invocations or -e python:module:function"
+                "no endpoint is named",
+                hint="-e NAME, -e http://host/invocations or -e python:module:function",
             )
         endpoint = make_endpoint(self.config, session=self._session)
         source = await anyio.to_thread.run_sync(open_source, self._raw_source, self.config.input)
@@ -99,9 +115,40 @@ class Job:
         )
 
     def stop(self, reason: str) -> None:
-        """End the run in order, on the loop it runs on; a run that has not begun is cancelled by its caller."""
+        """End the job in order, on the loop it runs on: open blocks are finished; before the first there are none."""
         if self.on_stop is not None:
             self.on_stop(reason)
+
+    async def attended(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Run all of the job, so that `stop`, signals and cancellation of either kind reach it at any time, in order.
+
+        In a task of its own: asyncio's own cancellation, unlike a scope's, breaks through shields and leaves threads at
+        work whose results nobody takes, such as a lease just acquired; a task group turns the one into the other.
+        """
+        results: list[T] = []
+        reasons: list[str] = []
+        scope = anyio.CancelScope()
+
+        def stop_early(reason: str) -> None:
+            reasons.append(reason)
+            scope.cancel()
+
+        async def body() -> None:
+            with scope:
+                results.append(await function())
+
+        self.on_stop = stop_early
+        with flattened():
+            async with AsyncExitStack() as stack:
+                if self.owns_process:
+                    await stack.enter_async_context(stop_on_signals(self.stop))
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(body)
+        if not results:
+            raise StoppedError(
+                f"stopped before the first block: {reasons[0]}", hint="the same command begins again"
+            )
+        return results[0]
 
     def announce(self, prepared: Prepared, *, rows: int | None, resumed: int) -> None:
         self.tools.metrics.planned(rows_total=rows, rows_resumed=resumed)
@@ -117,6 +164,9 @@ class Job:
                 columns_sent=prepared.selection.send,
             )
         )
+
+        for message in prepared.explained():
+            self.emit(Explained(message=message))
 
     def report(self, status: Status, exit_code: int, *, reason: str = "") -> RunReport:
         return make_report(
@@ -140,6 +190,14 @@ class Job:
         )
         return self.report(status, exit_code)
 
+    def ended_by(self, error: BaseException) -> RunReport:
+        """The report of a run that `error` ended."""
+        if not isinstance(error, AsyncBatchError):  # cancelled, or a defect: the same command goes on
+            return self.report("stopped", 75, reason=type(error).__name__)
+        return self.report(
+            "stopped" if error.exit_code == 75 else "failed", error.exit_code, reason=error.message
+        )
+
 
 async def run_to_sink(job: Job, sink: str) -> RunReport:
     """Run the whole input through the endpoint into `sink`, or go on where an earlier run stopped.
@@ -148,17 +206,15 @@ async def run_to_sink(job: Job, sink: str) -> RunReport:
         AsyncBatchError: what ended it; parts committed so far stay, and the same command goes on from there.
     """
     try:
-        with flattened():
-            location = locate(sink, format=job.config.output.format)
-            report = await (_to_stream(job) if location.kind == "stream" else _to_output(job, sink))
+        location = locate(sink, format=job.config.output.format)
+        report = await job.attended(
+            lambda: _to_stream(job) if location.kind == "stream" else _to_output(job, sink)
+        )
     except ReaderGoneError:
         _tell(job, job.done())
         raise
     except AsyncBatchError as error:
-        report = job.report(
-            "stopped" if error.exit_code == 75 else "failed", error.exit_code, reason=error.message
-        )
-        _tell(job, report)
+        _tell(job, job.ended_by(error))
         raise
     _tell(job, report)
     return report
@@ -190,9 +246,16 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         prepared = await job.prepare(source, endpoint, planned)
         plan = prepared.as_plan(config, job.source_spec)
         if planned is None:
-            plan = await anyio.to_thread.run_sync(output.start, plan)
+            expected_bytes = _expected_bytes(prepared, config.input.limit)
+            plan = await anyio.to_thread.run_sync(lambda: output.start(plan, expected_bytes=expected_bytes))
         job.job_id = plan.job_id
         return await _run_to_output(job, prepared, output)
+
+
+def _expected_bytes(prepared: Prepared, limit: int | None) -> int:
+    """A low guess at the output's size, so that a disk that is surely too small is refused at once; 0: not known."""
+    rows = total_rows(prepared.source, limit) or 0
+    return int(rows * (8 + prepared.row.kept / 4))
 
 
 async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunReport:
@@ -214,7 +277,7 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunRep
     job.on_stop = run.stop
     try:
         with flattened():
-            async with anyio.create_task_group() as tasks, stop_on_signals(run.stop):
+            async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_keep_lease, output)
                 await run.run()
                 tasks.cancel_scope.cancel()
@@ -223,8 +286,11 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunRep
             # A stop may have come too late to leave anything undone.
             stopped = isinstance(error, StoppedError)
             if not stopped or await anyio.to_thread.run_sync(lambda: bool(output.missing())):
-                report = job.report("stopped", 75)
-                await anyio.to_thread.run_sync(output.write_report, report.to_dict())
+                report = job.ended_by(error)
+                try:
+                    await anyio.to_thread.run_sync(output.write_report, report.to_dict())
+                except AsyncBatchError:
+                    pass  # a full disk has ended the run already, and says so itself
                 raise
     manifest = await anyio.to_thread.run_sync(output.finish, job.done().to_dict())
     if manifest is None:
@@ -242,7 +308,11 @@ async def _to_stream(job: Job) -> RunReport:
     """Standard output: in row order, nothing kept, so nothing to resume."""
     writers: list[TextWriter] = []
     form = locate("-", format=job.config.output.format).format
-    job.emit(Warned(message="standard output cannot be resumed", hint="give a file or a folder as SINK to be able to"))
+    job.emit(
+        Warned(
+            message="standard output cannot be resumed", hint="give a file or a folder as SINK to be able to"
+        )
+    )
 
     def start(prepared: Prepared) -> Taker:
         writer = TextWriter(sys.stdout.buffer, format=form, schema=prepared.shape.schema)
@@ -254,7 +324,7 @@ async def _to_stream(job: Job) -> RunReport:
 
         return take
 
-    await run_ordered(job, start)
+    await _ordered(job, start)
     await anyio.to_thread.run_sync(writers[0].finish)
     return job.done()
 
@@ -268,6 +338,10 @@ async def run_ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
 
     No more than 16 blocks are between reading and release, and no more bytes than the budget holds.
     """
+    await job.attended(lambda: _ordered(job, start))
+
+
+async def _ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
     async with AsyncExitStack() as stack:
         source, endpoint = await job.open(stack)
         prepared = await job.prepare(source, endpoint, None)
@@ -288,7 +362,9 @@ async def run_ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
             except RuntimeError:  # the loop has ended: nobody waits for memory any more
                 pass
 
-        sink = StreamSink(files=[file.number for file in source.files], emit=lambda table: take(table, release))
+        sink = StreamSink(
+            files=[file.number for file in source.files], emit=lambda table: take(table, release)
+        )
         run = Run(
             config=job.config,
             prepared=prepared,
@@ -301,13 +377,10 @@ async def run_ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
             consumed_later=True,
         )
         job.on_stop = run.stop
-        async with stop_on_signals(run.stop):
-            await run.run()
+        await run.run()
 
 
-def _check_resumable(
-    planned: Plan, config: RunConfig, source: Source, endpoint: Endpoint, sink: str
-) -> None:
+def _check_resumable(planned: Plan, config: RunConfig, source: Source, endpoint: Endpoint, sink: str) -> None:
     """Raises OutputError if the command differs from the plan in what a part holds."""
     if not source.resumable:
         raise OutputError(

@@ -61,6 +61,24 @@ class Prepared:
             min_rows=self.min_rows,
         )
 
+    def explained(self) -> list[str]:
+        """What was settled and by what, for `--explain`."""
+        lines = [f"replies are read as {self.layout.describe()}"]
+        if self.probes.answers:
+            asked = ", ".join(
+                f"{answer.rows} rows in {answer.seconds * 1e3:.0f} ms" for answer in self.probes.answers
+            )
+            lines.append(f"probes: {asked}; {self.probes.seconds_per_row * 1e6:.1f} µs for one more row")
+        lines.append(
+            f"blocks of {self.block_rows:,} rows: a row takes {self.row.sent:.0f} bytes sent,"
+            f" {self.row.kept:.0f} kept, {self.row.answered:.0f} answered"
+        )
+        if self.min_rows > 1:
+            lines.append(
+                f"requests of fewer than {self.min_rows} rows are padded: the endpoint refused one row alone"
+            )
+        return lines
+
 
 async def prepare(
     config: RunConfig,
@@ -99,7 +117,6 @@ async def prepare(
         decoder,
         named=layout.named,
         reply=config.reply,
-        input=config.input,
         request=config.request,
         on_error=config.failure.on_error,
     )

@@ -61,7 +61,8 @@ class PlanReport:
         rows = "rows unknown until read" if self.rows is None else text.plural(self.rows, "row")
         blocks = "" if self.blocks is None else f" = {text.plural(self.blocks, 'block')}"
         latency = " · ".join(
-            f"{text.plural(int(rows), 'row')} {text.latency(seconds)}" for rows, seconds in self.probe_latency_s.items()
+            f"{text.plural(int(rows), 'row')} {text.latency(seconds)}"
+            for rows, seconds in self.probe_latency_s.items()
         )
         lines = [
             f"source    {self.source}: {text.plural(self.files, 'file')}, {rows}, {text.size(self.input_bytes)}",
@@ -73,7 +74,9 @@ class PlanReport:
             + ", ".join(f"{name} {kind}" for name, kind in self.output.items()),
         ]
         if self.min_rows > 1:
-            lines.append(f"note      the endpoint cannot answer fewer than {self.min_rows} rows: such requests are padded")
+            lines.append(
+                f"note      the endpoint cannot answer fewer than {self.min_rows} rows: such requests are padded"
+            )
         if self.seconds_one_slot is not None:
             lines.append(
                 f"estimate  {text.duration(self.seconds_one_slot)} with one request in flight;"
@@ -136,4 +139,3 @@ def _report(job: Job, prepared: Prepared, rows: int | None) -> PlanReport:
         seconds_one_slot=None if rows is None or last is None else rows * last.seconds / last.rows,
         resumable=prepared.source.resumable,
     )
-

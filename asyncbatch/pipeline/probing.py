@@ -7,6 +7,7 @@ one prediction of three classes; several sizes can. A failing n = 1 is no verdic
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
 import anyio
 import anyio.to_thread
 
@@ -170,7 +171,9 @@ class Prober:
             verdict = classify(failure)
             self._sample(rows, payload, started_s, verdict.outcome)
             if verdict.action is Action.FATAL:
-                raise EndpointError(f"{self._endpoint.name} refuses: {failure.summary()}", hint=verdict.hint or None)
+                raise EndpointError(
+                    f"{self._endpoint.name} refuses: {failure.summary()}", hint=verdict.hint or None
+                )
             if failure.transport is Transport.CONNECT and attempt >= _CONNECT_TRIES:
                 raise EndpointError(
                     f"cannot reach {self._endpoint.name}: {failure.message or failure.summary()}",

@@ -15,7 +15,7 @@ from asyncbatch.pipeline.blocks import OpenBlock
 from asyncbatch.protocols import Encoder, Source
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 DoneRange = tuple[int, int, int | None]
 
@@ -163,5 +163,7 @@ class Reader:
         return False
 
     def _bytes_of(self, block: OpenBlock) -> int:
-        estimate = block.encoded.nbytes + 2 * block.source.table.nbytes + self._row.answered * block.encoded.rows
+        estimate = (
+            block.encoded.nbytes + 2 * block.source.table.nbytes + self._row.answered * block.encoded.rows
+        )
         return max(1, int(estimate))

@@ -13,7 +13,7 @@ from asyncbatch.control.breaker import Breaker
 from asyncbatch.control.budget import ByteBudget
 from asyncbatch.errors import StoppedError, TooManyRejectsError
 from asyncbatch.model import InputFile
-from asyncbatch.observe.events import Event, PartCommitted, Progressed, RowsRejected, Stopping
+from asyncbatch.observe.events import Event, Explained, PartCommitted, Progressed, RowsRejected, Stopping
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.pipeline.assembling import assemble
 from asyncbatch.pipeline.blocks import OpenBlock
@@ -22,7 +22,7 @@ from asyncbatch.pipeline.gate import Gate
 from asyncbatch.pipeline.invoking import Invoker
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.reading import DoneRange, Reader, ReadPlan
-from asyncbatch.protocols import Sink
+from asyncbatch.protocols import Explains, Sink
 
 _QUEUE_BLOCKS = 2
 _WRITERS = 2
@@ -119,6 +119,7 @@ class Run:
         )
         self._bytes_total = sum(sizes)
         self._source_share = 0.0
+        self._explained_s = -1.0
         self._reader = Reader(
             plan=ReadPlan(
                 source=prepared.source,
@@ -239,7 +240,17 @@ class Run:
     async def _tick(self) -> None:
         while True:
             self._tools.emit(self._progress())
+            self._explain()
             await anyio.sleep(_TICK_S)
+
+    def _explain(self) -> None:
+        """Pass on what the controller decided since the last time."""
+        if not isinstance(self._controller, Explains):
+            return
+        for decision in self._controller.explain():
+            if decision.time_s > self._explained_s:
+                self._explained_s = decision.time_s
+                self._tools.emit(Explained(message=f"{decision.what}: {decision.why}"))
 
     def _progress(self) -> Progressed:
         return Progressed(

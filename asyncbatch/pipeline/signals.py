@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.abc import TaskStatus
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LEAVE_NOW = 130
 """Exit code after a second signal."""
 
@@ -20,21 +21,29 @@ async def stop_on_signals(stop: Callable[[str], None]) -> AsyncIterator[None]:
 
     Nothing committed is lost by leaving: parts are durable before they are visible. Outside the main thread (a notebook,
     a worker) signals belong to somebody else and nothing is installed. Works as process 1, for which the kernel has no
-    default action.
+    default action. Afterwards the handlers are those from before.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(_watch, stop)
-        try:
-            yield
-        finally:
-            tasks.cancel_scope.cancel()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_watch, stop)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: not set from Python
+                signal.signal(number, handler)
 
 
-async def _watch(stop: Callable[[str], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _watch(
+    stop: Callable[[str], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
         task_status.started()
         seen = 0
         async for number in signals:

@@ -54,7 +54,9 @@ class WorkQueue:
             work = self._ready.popleft()
             if work.rows == 1 or work.block is None or work.block.fits(work, max_bytes):
                 return work
-            self.put_halves(work, Kind.RETRY if work.kind is Kind.FIRST else work.kind)  # the cap was learned meanwhile
+            self.put_halves(
+                work, Kind.RETRY if work.kind is Kind.FIRST else work.kind
+            )  # the cap was learned meanwhile
         if not self._blocks:
             return None
         block = self._blocks[0]

@@ -22,6 +22,10 @@ class Ending(Enum):
     """Closed without a reply."""
     TRUNCATED = "truncated"
     """Closed in the middle of the reply."""
+    RESET_INSIDE = "reset-inside"
+    """Reset in the middle of the reply."""
+    TRICKLE = "trickle"
+    """Complete, but a little at a time, over a minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +66,15 @@ class ServiceError(Exception):
         status: HTTP status.
         name: the error's name; empty where the service sends none (413).
         message: None is sent as null, as throttling is.
+        page: sent instead of a JSON document: a gateway's words, not the service's.
     """
 
-    def __init__(self, status: int, name: str, message: str | None) -> None:
+    def __init__(self, status: int, name: str, message: str | None, *, page: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.name = name
         self.message = message
+        self.page = page
 
 
 def service_answer(error: ServiceError) -> Answer:
@@ -76,7 +82,8 @@ def service_answer(error: ServiceError) -> Answer:
     headers = {"x-amzn-ErrorType": f"{error.name}:"} if error.name else {}
     return Answer(
         status=error.status,
-        body=orjson.dumps({"message": error.message}),
+        body=error.page.encode() or orjson.dumps({"message": error.message}),
+        content_type="text/html" if error.page else JSON,
         headers=headers,
         outcome=error.name or str(error.status),
     )

@@ -7,6 +7,8 @@ container contract, `GET /stats` is our own. Nothing of a request's content is l
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 import traceback
 import uuid
@@ -32,9 +34,10 @@ from asyncbatch.server.answers import (
 )
 from asyncbatch.server.config import ServeConfig
 from asyncbatch.server.dialects import Dialect
+from asyncbatch.server.flaws import Flaw, flawed_body
 from asyncbatch.server.models import Model
 from asyncbatch.server.sigv4 import SignatureVerifier, SignedRequest
-from asyncbatch.server.simulated import SimulatedEndpoint
+from asyncbatch.server.simulated import HANG_S, SimulatedEndpoint
 from asyncbatch.server.work import Request, Work, open_work
 
 SMALL_BYTES = 64 * 2**10
@@ -43,6 +46,10 @@ SMALL_BYTES = 64 * 2**10
 _T = TypeVar("_T")
 
 _log = logging.getLogger("asyncbatch.server")
+
+TRICKLES = 600
+"""Pieces of a reply that comes a little at a time."""
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 _VARIANT = "x-Amzn-Invoked-Production-Variant"
 
@@ -182,14 +189,16 @@ class EndpointApp:
         asked = Request(
             body=body, content_type=headers.get("Content-Type", ""), accept=headers.get("Accept", "")
         )
-        ending, short = Ending.COMPLETE, False
+        ending = Ending.COMPLETE
+        flaw: Flaw | None = None
         if self._simulated is None:
             work, (reply, content_type) = await self._run(partial(self._answer_at_once, asked), len(body))
         else:
             work = await self._run(partial(self._open, asked), len(body))
-            ending, short = await self._simulated.serve(work, body_bytes=len(body))
-            reply, content_type = await self._run(partial(work.answer, short=short), len(body))
-        outcome = "200" if ending is Ending.COMPLETE and not short else ("short" if short else ending.value)
+            ending, flaw = await self._simulated.serve(work, body_bytes=len(body))
+            reply, content_type = await self._run(partial(work.answer, flaw=flaw), len(body))
+            reply, content_type = flawed_body(reply, content_type, flaw)
+        outcome = flaw.value if flaw is not None else ("200" if ending is Ending.COMPLETE else ending.value)
         return Answer(
             body=reply, content_type=content_type, headers={}, outcome=outcome, rows=work.rows, ending=ending
         )
@@ -245,12 +254,25 @@ def _response(answer: Answer) -> web.Response:
 
 
 async def _broken(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    """Close the connection without a reply, or after half of one."""
+    """Close the connection without a reply or after half of one, or let the reply come a little at a time."""
     response = web.StreamResponse(headers={"Content-Type": answer.content_type, **answer.headers})
-    if answer.ending is Ending.TRUNCATED:
+    if answer.ending is not Ending.RESET:
         response.content_length = len(answer.body)
         await response.prepare(request)
+    if answer.ending is Ending.TRICKLE:
+        step = max(1, len(answer.body) // TRICKLES)
+        for start in range(0, len(answer.body), step):
+            await asyncio.sleep(HANG_S / TRICKLES)
+            await response.write(answer.body[start : start + step])
+        return response
+    if answer.ending is not Ending.RESET:
         await response.write(answer.body[: len(answer.body) // 2])
-    if request.transport is not None:
-        request.transport.close()
+    transport = request.transport
+    if transport is not None:
+        if answer.ending is Ending.RESET_INSIDE:
+            found = transport.get_extra_info("socket")
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
+        else:
+            transport.close()
     return response

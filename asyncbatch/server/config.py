@@ -13,15 +13,24 @@ from asyncbatch.errors import ConfigError
 Shape = Literal["affine", "step", "pow2", "knee"]
 SHAPES: tuple[Shape, ...] = ("affine", "step", "pow2", "knee")
 
-ERROR_KINDS = ("400", "424", "429", "500", "503", "530", "reset", "truncated", "short", "hang")
-"""What `SimulationConfig.errors` may name: ThrottlingException (400), ModelError of a container that answered
-500 (424), ModelNotReadyException (429), InternalFailure (500), ServiceUnavailable (503),
-InternalDependencyException (530), a connection closed without a reply (reset) or inside it (truncated), a 200
-that lacks one prediction (short), and no reply for 60 s (hang)."""
+ERROR_KINDS = (
+    "400", "413", "424", "424-400", "429", "500", "502", "503", "530", "capacity", "reset", "reset-inside", "truncated",
+    "hang", "trickle", "short", "long", "nan", "empty", "garbage", "mistyped",
+)  # fmt: skip
+"""What `SimulationConfig.errors` may name.
+
+Refusals: ThrottlingException (400), a body too large (413), ModelError of a container that answered 500 (424) or
+400 (424-400), ModelNotReadyException (429), InternalFailure (500), a gateway's page of HTML (502),
+ServiceUnavailable (503), InternalDependencyException (530), ValidationError of an inference component without
+capacity. Connections: closed without a reply (reset), reset inside it (reset-inside) or closed inside it (truncated),
+no reply for 60 s (hang), a reply that takes 60 s to arrive (trickle). The others are replies with status 200 that are
+wrong: see `asyncbatch.server.flaws`.
+"""
 
 BUILT_IN_MODELS = ("flights", "echo", "simulated")
 
-DIALECTS = ("plain",)
+DIALECTS = ("plain", "xgboost", "sklearn", "huggingface", "v2", "mlflow", "tgi")
+"""Whose wire habits can be served: see `asyncbatch.server.dialects`."""
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 
@@ -92,7 +101,10 @@ class SimulationConfig:
     poison_value: str | None = None
     """Rows whose first value is written like this are refused too."""
     outputs: int = 1
-    """Numbers answered for a row: v, v + 1, v + 2 … with v the row's first value; 1 answers v itself."""
+    """Numbers answered for a row: v, v + 1, v + 2 … with v the row's first value; 1 answers v itself. Where
+    several numbers are asked of a text, v is between 0 and 1 and depends on the text alone."""
+    labels: tuple[str, ...] = ()
+    """Not empty: one of these texts is answered for a row, depending on its first value alone."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -154,7 +166,10 @@ class ServeConfig:
     port: int = 0
     """0 takes a free one."""
     dialect: str = "plain"
-    """How bytes become rows and predictions become bytes."""
+    """How bytes become rows and predictions become bytes: one of `DIALECTS`."""
+    features: int | None = None
+    """Columns that the model takes; others are refused as the dialect's containers do. None: what an ONNX
+    model says of itself, any number for other models."""
     credentials: tuple[Credential, ...] = ()
     """Not empty: `/endpoints/…` requires a SigV4 signature by one of them. `/invocations` never does."""
     region: str = "us-east-1"
@@ -184,6 +199,8 @@ class ServeConfig:
                 raise ConfigError(
                     f"{name!r} is no endpoint name", hint="letters, digits and inner hyphens, at most 63"
                 )
+        if self.features is not None and self.features < 1:
+            raise ConfigError(f"features is {self.features}", hint="give 1 or more")
         if self.max_body_bytes < 1 or self.threads < 0:
             raise ConfigError(
                 "max_body_bytes and threads must be positive", hint="leave them out for the defaults"
@@ -206,7 +223,8 @@ class ServeConfig:
         given["variants"] = tuple(given["variants"])
         given["credentials"] = tuple(Credential(**each) for each in given["credentials"])
         if given["simulation"] is not None:
-            given["simulation"] = SimulationConfig(**given["simulation"])
+            simulation = dict(given["simulation"])
+            given["simulation"] = SimulationConfig(**{**simulation, "labels": tuple(simulation["labels"])})
         return cls(**given)
 
 

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from asyncbatch.server.answers import ContainerError
-from asyncbatch.server.rows import Predictions, Rows, matrix_of
+from asyncbatch.server.rows import Matrix, Predictions, Rows, matrix_of
 
 CSV = "text/csv"
 JSON = "application/json"
@@ -154,8 +154,8 @@ def _decode_jsonl(body: bytes) -> Rows:
     return _of_list([orjson.loads(line) for line in body.splitlines() if line.strip()])
 
 
-def _decode_npy(body: bytes) -> Rows:
-    """Reads the header itself: NumPy would allocate whatever shape the header claims."""
+def decode_npy(body: bytes) -> Matrix:
+    """A 2-D array. Reads the header itself: NumPy would allocate whatever shape the header claims."""
     file = io.BytesIO(body)
     version = np.lib.format.read_magic(file)
     read_header = (
@@ -264,7 +264,7 @@ def _encode_parquet(predictions: Predictions) -> bytes:
 _DECODE: dict[str, Callable[[bytes], Rows]] = {
     JSON: _decode_json,
     JSONL: _decode_jsonl,
-    NPY: _decode_npy,
+    NPY: decode_npy,
     ARROW: _decode_arrow,
     PARQUET: _decode_parquet,
 }

@@ -66,11 +66,14 @@ async def serving(config: ServeConfig) -> AsyncIterator[Server]:
     """
     if config.model == "simulated" and config.simulation is None:
         config = replace(config, simulation=SimulationConfig())
-    outputs = config.simulation.outputs if config.simulation is not None else 1
-    model = await asyncio.to_thread(load_model, config.model, outputs=outputs)
+    simulation = config.simulation or SimulationConfig()
+    model = await asyncio.to_thread(
+        load_model, config.model, outputs=simulation.outputs, labels=simulation.labels
+    )
+    spoken = dialect(config.dialect, features=config.features or model.features)
     threads = config.threads or os.cpu_count() or 1
     executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncbatch-model")
-    app = EndpointApp(config, model=model, dialect=dialect(config.dialect), executor=executor)
+    app = EndpointApp(config, model=model, dialect=spoken, executor=executor)
     server = web.Server(app.handle, access_log=None, logger=_http_log)
     runner = web.ServerRunner(server, shutdown_timeout=GRACE_S)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from asyncbatch.server.answers import ContainerError, Ending, ServiceError
 from asyncbatch.server.config import SimulationConfig
+from asyncbatch.server.flaws import Flaw
 from asyncbatch.server.simulation import (
     Admission,
     Station,
@@ -22,8 +23,10 @@ from asyncbatch.server.work import Work
 HANG_S = 60.0
 """A container has 60 s to answer."""
 
-_AT_ONCE = ("400", "429", "503")
-_ENDINGS = {"reset": Ending.RESET, "truncated": Ending.TRUNCATED}
+_AT_ONCE = ("400", "413", "429", "502", "503", "capacity")
+_IN_THE_END = ("424", "424-400", "500", "530", "hang")
+_ENDINGS = {each.value: each for each in Ending if each is not Ending.COMPLETE}
+_FLAWS = {each.value: each for each in Flaw}
 
 
 class SimulatedEndpoint:
@@ -38,11 +41,11 @@ class SimulatedEndpoint:
         self._bucket = TokenBucket(rate=config.rate, burst=config.burst, clock=clock) if config.rate else None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def serve(self, work: Work, *, body_bytes: int) -> tuple[Ending, bool]:
+    async def serve(self, work: Work, *, body_bytes: int) -> tuple[Ending, Flaw | None]:
         """Wait for a slot and hold it as long as the request takes.
 
         Returns:
-            How the connection ends, and whether the reply lacks its last prediction.
+            How the connection ends, and what is wrong with the reply.
 
         Raises:
             ServiceError: throttled, too large, queue full, or an error of the service was drawn.
@@ -54,7 +57,7 @@ class SimulatedEndpoint:
         if kind in _AT_ONCE:
             raise _drawn(kind)
         if kind == "reset":
-            return Ending.RESET, False
+            return Ending.RESET, None
         await self._enter()
         try:
             age_s = self._clock() - self._started_s
@@ -66,9 +69,9 @@ class SimulatedEndpoint:
             self._check_rows(work)
         finally:
             self._leave()
-        if kind in ("424", "500", "530", "hang"):
+        if kind in _IN_THE_END:
             raise _drawn(kind)
-        return _ENDINGS.get(kind or "", Ending.COMPLETE), kind == "short"
+        return _ENDINGS.get(kind or "", Ending.COMPLETE), _FLAWS.get(kind or "")
 
     def statistics(self) -> StationStatistics:
         return self._station.statistics()
@@ -146,10 +149,21 @@ def _drawn(kind: str | None) -> ServiceError | ContainerError:
     match kind:
         case "400":
             return ServiceError(400, "ThrottlingException", None)
+        case "413":
+            return ServiceError(413, "", "HTTP content length exceeded the limit.")
+        case "424-400":
+            return ContainerError(400, "Unable to parse data")
         case "429":
             return ServiceError(429, "ModelNotReadyException", "Model is not ready for inference; try again")
         case "500":
             return ServiceError(500, "InternalFailure", "An internal failure occurred")
+        case "502":
+            page = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+            return ServiceError(502, "", "", page=page)
+        case "capacity":
+            return ServiceError(
+                400, "ValidationError", "Inference Component has no capacity to process this request"
+            )
         case "503":
             return ServiceError(503, "ServiceUnavailable", "Service is unavailable")
         case "530":

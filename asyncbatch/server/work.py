@@ -9,6 +9,8 @@ import numpy as np
 from asyncbatch.server import content
 from asyncbatch.server.answers import ContainerError
 from asyncbatch.server.dialects import Dialect
+from asyncbatch.server.dialects.plain import PlainDialect
+from asyncbatch.server.flaws import Flaw, flawed_predictions
 from asyncbatch.server.models import Model
 from asyncbatch.server.models.echo import EchoModel
 from asyncbatch.server.rows import Predictions, Rows, first_values
@@ -31,9 +33,8 @@ class Work(Protocol):
 
     def first_values(self) -> "np.ndarray[Any, Any] | list[bytes]": ...
 
-    def answer(self, *, short: bool = False) -> tuple[bytes, str]:
-        """Predict and encode: body and content type. `short` leaves the last prediction out, as a faulty
-        server might.
+    def answer(self, *, flaw: Flaw | None = None) -> tuple[bytes, str]:
+        """Predict and encode: body and content type, with the predictions that a `flaw` leaves.
 
         Raises:
             ContainerError: the model or the dialect refuses.
@@ -57,15 +58,13 @@ class ModelWork:
     def first_values(self) -> "np.ndarray[Any, Any]":
         return first_values(self.decoded)
 
-    def answer(self, *, short: bool = False) -> tuple[bytes, str]:
+    def answer(self, *, flaw: Flaw | None = None) -> tuple[bytes, str]:
         predictions: Predictions = self.model.predict(self.decoded)
         found = 0 if isinstance(predictions, np.ndarray) and predictions.ndim == 0 else len(predictions)
         if found != self.rows:
             raise ContainerError(500, f"the model answered {found} predictions for {self.rows} rows")
-        if short:
-            predictions = predictions[:-1]
         return self.dialect.encode(
-            predictions, accept=self.request.accept, content_type=self.request.content_type
+            flawed_predictions(predictions, flaw), accept=self.request.accept, content_type=self.request.content_type
         )
 
 
@@ -82,9 +81,17 @@ class LineWork:
     def first_values(self) -> list[bytes]:
         return self.fields
 
-    def answer(self, *, short: bool = False) -> tuple[bytes, str]:
-        fields = self.fields[:-1] if short else self.fields
-        return b"\n".join(fields) + b"\n", content.CSV
+    def answer(self, *, flaw: Flaw | None = None) -> tuple[bytes, str]:
+        fields = self.fields
+        match flaw:
+            case Flaw.SHORT:
+                fields = fields[:-1]
+            case Flaw.LONG:
+                fields = [*fields, fields[-1]]
+            case Flaw.NAN:
+                fields = [b"nan"] * len(fields)
+        # An empty line at the end of a reply could as well be none: null is a quoted nothing.
+        return b"\n".join([field or b'""' for field in fields]) + b"\n", content.CSV
 
 
 def open_work(request: Request, *, model: Model, dialect: Dialect) -> Work:
@@ -94,10 +101,11 @@ def open_work(request: Request, *, model: Model, dialect: Dialect) -> Work:
         ContainerError: the dialect does not understand the body.
     """
     if (
-        request.content_type == content.CSV
+        isinstance(dialect, PlainDialect)
+        and request.content_type == content.CSV
         and request.accept in ("", "*/*", content.CSV)
         and isinstance(model, EchoModel)
-        and model.outputs == 1
+        and model.plain
         and request.body
         and b'"' not in request.body
     ):

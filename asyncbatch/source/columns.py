@@ -60,7 +60,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
     folded = {each.casefold(): each for each in reversed(names)}
     near = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=2, cutoff=0.6)]
     if near:
-        return f"did you mean {' or '.join(map(repr, near))}? plan --show 1 lists the columns"
+        return f"did you mean {' or '.join(map(repr, near))}? asyncbatch plan FILE lists the columns"
     shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
     return f"the columns are {shown}"
 

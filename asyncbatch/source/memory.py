@@ -167,7 +167,7 @@ class _StreamReader:
                 hint="give a table, or make the stream anew",
             )
         self._begun = True
-        numbered = NumberedBatches(itertools.chain(self._drain(), self._batches))
+        numbered = NumberedBatches(itertools.chain(self._drain(), iter(self._next, None)))
         fields = [self._schema.field(name) for name in columns]
         for gap in gaps:
             yield gap, (Piece(table=conformed(table, fields)) for table in numbered.read(gap.start, gap.stop))
@@ -181,7 +181,7 @@ class _StreamReader:
         if self._begun:
             return None
         while sum(batch.num_rows for batch in self._front) < max(rows, _BUFFERED_ROWS):
-            batch = next(self._batches, None)
+            batch = self._next()
             if batch is None:
                 break
             self._front.append(batch)
@@ -190,6 +190,15 @@ class _StreamReader:
         table = conformed(pa.Table.from_batches(self._front), [self._schema.field(name) for name in columns])
         picked = [table.slice(position, 1) for position in spread(table.num_rows, rows)]
         return pa.concat_tables(picked) if picked else None
+
+    def _next(self) -> pa.RecordBatch | None:
+        try:
+            return next(self._batches, None)
+        except (pa.ArrowException, OSError) as error:  # what else was raised became one of these on its way
+            said = str(error).partition(" Detail: ")[0].partition("\n")[0].rstrip(".")
+            raise InputError(
+                f"the source failed while it was read: {said}", hint="ask whoever makes the stream"
+            ) from error
 
     def close(self) -> None:
         """Ends a generator or reader that was not read to its end. Idempotent."""

@@ -129,7 +129,7 @@ class OpenedSource:
         unknown = [name for name in columns if name not in self._partitions and name not in self._own]
         if unknown:
             raise InputError(
-                f"column {unknown[0]!r} is not in the input", hint="plan --show 1 lists the columns"
+                f"column {unknown[0]!r} is not in the input", hint="asyncbatch plan FILE lists the columns"
             )
         return [name for name in columns if name not in self._partitions] or list(self._own[:1])
 

@@ -187,7 +187,9 @@ def run_flow(
                     await send.send(
                         OpenBlock(
                             number=number,
-                            source=SourceBlock(block=Block(file=0, start=start, stop=start + rows), table=table),
+                            source=SourceBlock(
+                                block=Block(file=0, start=start, stop=start + rows), table=table
+                            ),
                             encoded=IntBlock(values),
                             positions=None,
                             sent=table,
@@ -281,6 +283,25 @@ def test_an_endpoint_that_comes_back_within_the_outage_loses_nothing() -> None:
     assert ran.elapsed_s > 65
     calls_while_away = len(ran.endpoint.calls) - 2_000
     assert calls_while_away < 100
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 5])
+@pytest.mark.parametrize("away_s", [3.0, 60.0])
+def test_rows_that_failed_alone_during_an_outage_are_sent_again(chunk_rows: int, away_s: float) -> None:
+    def behaviour(endpoint: ScriptedEndpoint, rows: list[int]) -> Failure | None:
+        return Failure(status=502) if 2.0 < anyio.current_time() < 2.0 + away_s else None
+
+    for seed in range(3):
+        _all_right(run_flow(behaviour, blocks=[400] * 5, chunk_rows=chunk_rows, seed=seed), 2_000, set())
+
+
+def test_many_bad_rows_at_once_are_still_rejected() -> None:
+    poison = set(range(0, 200, 3))
+
+    def behaviour(endpoint: ScriptedEndpoint, rows: list[int]) -> Failure | None:
+        return Failure(status=500) if poison & set(rows) else None
+
+    _all_right(run_flow(behaviour, blocks=[200]), 200, poison)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ Serve = Callable[[ServeConfig], Background]
 def numbers(rows: int, columns: int = 3, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     return pa.table(
-        {f"x{index}": rng.normal(size=rows) for index in range(columns)} | {"id": [f"r{row}" for row in range(rows)]}
+        {f"x{index}": rng.normal(size=rows) for index in range(columns)}
+        | {"id": [f"r{row}" for row in range(rows)]}
     )
 
 
@@ -58,12 +59,19 @@ def test_every_body_over_every_protocol_gives_each_row_its_own_answer(
     kind: str, body: str, tmp_path: Path, table: pa.Table, echo: Background
 ) -> None:
     where: dict[str, Any] = (
-        {"endpoint": echo.name, "endpoint_url": echo.url} if kind == "sagemaker" else {"endpoint": echo.invocations_url}
+        {"endpoint": echo.name, "endpoint_url": echo.url}
+        if kind == "sagemaker"
+        else {"endpoint": echo.invocations_url}
     )
     if body == "parquet":
         where["accept"] = "text/csv"
     report = asyncbatch.run(
-        str(tmp_path / "in.parquet"), str(tmp_path / "out"), no_send="id", body=body, block_rows=3_000, **where
+        str(tmp_path / "in.parquet"),
+        str(tmp_path / "out"),
+        no_send="id",
+        body=body,
+        block_rows=3_000,
+        **where,
     )
     scored = read(tmp_path / "out")
     assert report.exit_code == 0
@@ -74,11 +82,16 @@ def test_every_body_over_every_protocol_gives_each_row_its_own_answer(
     assert scored["error"].null_count == 20_000
 
 
-def test_a_callable_gives_the_same_as_an_endpoint(tmp_path: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callable_gives_the_same_as_an_endpoint(
+    tmp_path: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "scoring_functions.py").write_text("def first(batch):\n    return batch.column(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
     asyncbatch.run(
-        str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint="python:scoring_functions:first", no_send="id"
+        str(tmp_path / "in.parquet"),
+        str(tmp_path / "out"),
+        endpoint="python:scoring_functions:first",
+        no_send="id",
     )
     assert read(tmp_path / "out")["prediction"].to_pylist() == table["x0"].to_pylist()
 
@@ -115,7 +128,9 @@ def test_a_folder_of_files_comes_out_in_natural_order(tmp_path: Path, echo: Back
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
-def test_a_single_file_holds_every_row(suffix: str, tmp_path: Path, table: pa.Table, echo: Background) -> None:
+def test_a_single_file_holds_every_row(
+    suffix: str, tmp_path: Path, table: pa.Table, echo: Background
+) -> None:
     out = tmp_path / f"out.{suffix}"
     asyncbatch.run(
         str(tmp_path / "in.parquet"), str(out), endpoint=echo.invocations_url, no_send="id", block_rows=3_000
@@ -131,9 +146,13 @@ def test_a_single_file_holds_every_row(suffix: str, tmp_path: Path, table: pa.Ta
     assert not (tmp_path / f"out.{suffix}.asyncbatch" / "parts").exists()
 
 
-def test_the_output_folder_is_read_by_everybody_as_it_is(tmp_path: Path, table: pa.Table, echo: Background) -> None:
+def test_the_output_folder_is_read_by_everybody_as_it_is(
+    tmp_path: Path, table: pa.Table, echo: Background
+) -> None:
     out = tmp_path / "out"
-    asyncbatch.run(str(tmp_path / "in.parquet"), str(out), endpoint=echo.invocations_url, no_send="id", block_rows=3_000)
+    asyncbatch.run(
+        str(tmp_path / "in.parquet"), str(out), endpoint=echo.invocations_url, no_send="id", block_rows=3_000
+    )
     expected = table["x0"].to_pylist()
     assert read(out)["prediction"].to_pylist() == expected
     assert pd.read_parquet(out)["prediction"].tolist() == expected
@@ -146,7 +165,9 @@ def test_the_output_folder_is_read_by_everybody_as_it_is(tmp_path: Path, table: 
 
 def test_zero_rows_in_is_zero_rows_out(tmp_path: Path, echo: Background) -> None:
     pq.write_table(numbers(0), tmp_path / "in.parquet")
-    report = asyncbatch.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url)
+    report = asyncbatch.run(
+        str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url
+    )
     assert (report.exit_code, report.metrics.rows_out) == (0, 0)
     scored = read(tmp_path / "out")
     assert scored.num_rows == 0
@@ -164,7 +185,9 @@ def test_the_limit_counts_over_files(tmp_path: Path, echo: Background) -> None:
     folder.mkdir()
     for number in range(3):
         pq.write_table(pa.table({"x": [float(number)] * 100}), folder / f"{number}.parquet")
-    report = asyncbatch.run(str(folder), str(tmp_path / "out"), endpoint=echo.invocations_url, limit=150, block_rows=40)
+    report = asyncbatch.run(
+        str(folder), str(tmp_path / "out"), endpoint=echo.invocations_url, limit=150, block_rows=40
+    )
     assert report.metrics.rows_out == 150
     assert read(tmp_path / "out")["prediction"].to_pylist() == [0.0] * 100 + [1.0] * 50
 
@@ -203,11 +226,19 @@ def test_a_changed_input_is_refused(tmp_path: Path, table: pa.Table, echo: Backg
         asyncbatch.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), **command)
 
 
-def test_another_option_that_changes_rows_is_refused_by_name(tmp_path: Path, table: pa.Table, echo: Background) -> None:
-    asyncbatch.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url, no_send="id")
+def test_another_option_that_changes_rows_is_refused_by_name(
+    tmp_path: Path, table: pa.Table, echo: Background
+) -> None:
+    asyncbatch.run(
+        str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url, no_send="id"
+    )
     with pytest.raises(OutputError, match="body"):
         asyncbatch.run(
-            str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url, no_send="id", body="jsonl"
+            str(tmp_path / "in.parquet"),
+            str(tmp_path / "out"),
+            endpoint=echo.invocations_url,
+            no_send="id",
+            body="jsonl",
         )
 
 
@@ -252,13 +283,18 @@ def test_rejects_are_exactly_the_poison_rows(tmp_path: Path, table: pa.Table, se
     assert scored["prediction"].is_null().to_numpy().tolist() == poison.tolist()
     assert scored["error"].is_valid().to_numpy().tolist() == poison.tolist()
     good = ~poison
-    assert scored["prediction"].to_numpy(zero_copy_only=False)[good].tolist() == table["x0"].to_numpy()[good].tolist()
+    assert (
+        scored["prediction"].to_numpy(zero_copy_only=False)[good].tolist()
+        == table["x0"].to_numpy()[good].tolist()
+    )
     assert report.exit_code == 3
     errors = pq.read_table(tmp_path / "out.asyncbatch" / "errors.parquet")
     assert errors["row"].to_pylist() == np.flatnonzero(poison).tolist()
 
 
-def test_dropped_rejects_leave_the_rest_with_their_row_numbers(tmp_path: Path, table: pa.Table, serve: Serve) -> None:
+def test_dropped_rejects_leave_the_rest_with_their_row_numbers(
+    tmp_path: Path, table: pa.Table, serve: Serve
+) -> None:
     server = serve(ServeConfig(model="simulated", simulation=POISON))
     asyncbatch.run(
         str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=server.invocations_url, no_send="id",
@@ -270,7 +306,9 @@ def test_dropped_rejects_leave_the_rest_with_their_row_numbers(tmp_path: Path, t
     assert scored["prediction"].to_numpy().tolist() == table["x0"].to_numpy()[good].tolist()
 
 
-def test_the_run_fails_at_the_first_reject_when_asked_to(tmp_path: Path, table: pa.Table, serve: Serve) -> None:
+def test_the_run_fails_at_the_first_reject_when_asked_to(
+    tmp_path: Path, table: pa.Table, serve: Serve
+) -> None:
     server = serve(ServeConfig(model="simulated", simulation=POISON))
     with pytest.raises(TooManyRejectsError, match="--on-error fail"):
         asyncbatch.run(
@@ -321,7 +359,10 @@ def test_rows_that_cannot_be_read_are_rejects_with_their_line(tmp_path: Path, ec
     ]
     assert report.exit_code == 3
     errors = pq.read_table(tmp_path / "out.asyncbatch" / "errors.parquet").to_pylist()
-    assert [(error["row"], error["line"], error["code"]) for error in errors] == [(700, 702, "input"), (1500, 1502, "input")]
+    assert [(error["row"], error["line"], error["code"]) for error in errors] == [
+        (700, 702, "input"),
+        (1500, 1502, "input"),
+    ]
     assert "oops" not in errors[0]["message"]
 
 
@@ -375,12 +416,18 @@ def test_vectors_and_labels_and_meta(tmp_path: Path, table: pa.Table, serve: Ser
     scored = read(tmp_path / "out")
     assert scored.column_names == ["id", "prediction", "variant", "scored_at", "error"]
     first = table["x0"].to_numpy()
-    assert np.array_equal(np.array(scored["prediction"].to_pylist()), np.stack([first, first + 1, first + 2], axis=1))
+    assert np.array_equal(
+        np.array(scored["prediction"].to_pylist()), np.stack([first, first + 1, first + 2], axis=1)
+    )
 
 
 def test_a_threshold_adds_a_label(tmp_path: Path, table: pa.Table, echo: Background) -> None:
     asyncbatch.run(
-        str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url, no_send="id", threshold=0.5
+        str(tmp_path / "in.parquet"),
+        str(tmp_path / "out"),
+        endpoint=echo.invocations_url,
+        no_send="id",
+        threshold=0.5,
     )
     scored = read(tmp_path / "out")
     assert scored["predicted_label"].to_pylist() == [int(value > 0.5) for value in table["x0"].to_pylist()]
@@ -396,7 +443,9 @@ def test_a_name_collision_is_refused_before_anything_is_written(tmp_path: Path, 
 
 def test_an_unknown_column_names_the_nearest(tmp_path: Path, table: pa.Table, echo: Background) -> None:
     with pytest.raises(InputError, match="'x00'") as caught:
-        asyncbatch.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url, send="x00")
+        asyncbatch.run(
+            str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url, send="x00"
+        )
     assert "x0" in str(caught.value.hint)
 
 
@@ -416,7 +465,9 @@ def test_frames_are_sources(make: Callable[[pa.Table], Any], table: pa.Table, ec
 
 
 def test_a_reader_in_gives_a_lazy_reader_out(table: pa.Table, echo: Background) -> None:
-    reader = asyncbatch.predict(table.to_reader(1_000), endpoint=echo.invocations_url, no_send="id", block_rows=500)
+    reader = asyncbatch.predict(
+        table.to_reader(1_000), endpoint=echo.invocations_url, no_send="id", block_rows=500
+    )
     assert isinstance(reader, pa.RecordBatchReader)
     assert reader.read_all()["prediction"].to_pylist() == table["x0"].to_pylist()
 
@@ -449,7 +500,11 @@ def test_run_works_under_a_running_loop(tmp_path: Path, table: pa.Table, echo: B
 def test_hooks_see_the_run(tmp_path: Path, table: pa.Table, echo: Background) -> None:
     seen: list[object] = []
     asyncbatch.run(
-        str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=echo.invocations_url, no_send="id", hooks=[seen.append]
+        str(tmp_path / "in.parquet"),
+        str(tmp_path / "out"),
+        endpoint=echo.invocations_url,
+        no_send="id",
+        hooks=[seen.append],
     )
     planned = next(event for event in seen if isinstance(event, RunPlanned))
     assert (planned.rows, planned.columns_sent) == (20_000, ("x0", "x1", "x2"))

@@ -19,6 +19,7 @@ import trustme
 ROOT = Path(__file__).resolve().parents[2]
 MLFLOW = ROOT / ".venv-mlflow"
 _HERE = Path(__file__).parent
+_NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 _START_S = 60.0
 _STOP_S = 10.0
 
@@ -30,7 +31,7 @@ def _missing(server: str) -> str | None:
             return None
         return "MLflow is not installed; scripts/real-servers builds its environment, .venv-mlflow"
     if server == "nginx":
-        if shutil.which("nginx"):
+        if _NGINX is not None:
             return None
         return "nginx is not installed; scripts/real-servers says how, and does it where it may"
     raise ValueError(f"no server {server!r} is known here")
@@ -241,10 +242,9 @@ def start_nginx(tmp_path: Path) -> Iterator[StartNginx]:
                     location=location,
                 )
             )
-            nginx = shutil.which("nginx")
-            assert nginx is not None
+            assert _NGINX is not None
             log = folder / "error.log"
-            command = [nginx, "-e", "stderr", "-p", str(folder), "-c", str(config)]
+            command = [_NGINX, "-e", "stderr", "-p", str(folder), "-c", str(config)]
             stack.enter_context(_process(["sh", "-c", _UNTIL_CLOSED, "sh", *command], log=log))
             _wait_for_port(port, log)
             return Nginx(

@@ -85,7 +85,7 @@ def test_a_row_lost_to_the_header_is_noticed(mlflow_models: Mapping[str, Any], t
     model = mlflow_models["matrix"]
     with pytest.raises(ReplyError) as caught:
         asyncbatch.run(str(model.rows), str(tmp_path / "out"), endpoint=model.url, body="csv")
-    assert "one prediction a row" in caught.value.message
+    assert caught.value.message == "replies hold one prediction less than rows were sent"
     assert "--body csv-header" in (caught.value.hint or "")
     assert caught.value.exit_code == 1
     assert not list(tmp_path.rglob("*.parquet"))

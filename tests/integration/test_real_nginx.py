@@ -266,20 +266,20 @@ def test_connections_that_nginx_closes_after_a_few_requests_lose_nothing(
 def test_idle_connections_closed_under_the_client_lose_nothing(
     start_nginx: StartNginx, echo: Background, rows: Path, tmp_path: Path
 ) -> None:
-    """nginx closes what is idle for 60 ms; after pauses of about that some requests meet a closed one."""
-    nginx = start_nginx(upstream=address(echo), http="keepalive_timeout 60ms;")
+    """nginx closes what is idle for 55 ms; a request every 56 ms often meets a connection just closed."""
+    nginx = start_nginx(upstream=address(echo), http="keepalive_timeout 55ms;")
     report = asyncbatch.run(
         str(rows),
         str(tmp_path / "out.parquet"),
         endpoint=nginx.invocations_url,
         chunk_rows=100,
         concurrency=1,
-        rate=16,
+        rate=18,
     )
     check(tmp_path / "out.parquet")
-    assert report.metrics.rows_rejected == 0
-    statuses = {request["status"] for request in nginx.requests(at_least=60)}
-    assert statuses == {200}
+    # Such a request was never seen: it is sent again at once, and is no failure.
+    assert set(report.metrics.requests_by_outcome) == {"success"}
+    assert {request["status"] for request in nginx.requests(at_least=60)} == {200}
 
 
 def test_compressed_replies_are_read(

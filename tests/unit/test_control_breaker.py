@@ -7,7 +7,9 @@ from asyncbatch.control.breaker import Breaker
 from asyncbatch.model import Outcome
 
 
-def _fail(breaker: Breaker, outcome: Outcome, *, times: int, rows: int = 1, first_chunk: int = 0, now_s: float = 1.0) -> None:
+def _fail(
+    breaker: Breaker, outcome: Outcome, *, times: int, rows: int = 1, first_chunk: int = 0, now_s: float = 1.0
+) -> None:
     for index in range(times):
         breaker.record(outcome, chunk=first_chunk + index, rows=rows, now_s=now_s)
 
@@ -94,3 +96,12 @@ def test_the_retry_budget_allows_a_fifth_of_the_traffic() -> None:
         budget.note_first_try()
         allowed += budget.take()
     assert 195 <= allowed <= 201
+
+
+def test_others_fail_until_something_is_answered() -> None:
+    breaker = Breaker(max_outage_s=60, started_s=0.0)
+    breaker.record(Outcome.FAILED, chunk=1, rows=1, now_s=1.0)
+    assert not breaker.others_fail(1)
+    assert breaker.others_fail(2)
+    breaker.record(Outcome.SUCCESS, chunk=3, rows=1, now_s=2.0)
+    assert not breaker.others_fail(2)

@@ -22,7 +22,11 @@ def test_no_small_tail_is_left_at_a_block_end() -> None:
 
 
 @given(
-    seconds=floats(0, 10), sent=floats(0, 1e6), kept=floats(0, 1e6), answered=floats(0, 1e6), memory=integers(16_000_000, 10**10)
+    seconds=floats(0, 10),
+    sent=floats(0, 1e6),
+    kept=floats(0, 1e6),
+    answered=floats(0, 1e6),
+    memory=integers(16_000_000, 10**10),
 )
 def test_a_block_never_takes_more_than_a_sixteenth_of_memory_unless_one_row_does(
     seconds: float, sent: float, kept: float, answered: float, memory: int

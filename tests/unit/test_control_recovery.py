@@ -11,7 +11,9 @@ def _verdict(**failure: object) -> Verdict:
     return classify(Failure(**failure))  # type: ignore[arg-type]  # keyword arguments of one frozen value
 
 
-def _step(verdict: Verdict, *, rows: int = 100, tries: int = 1, waits: int = 0, bisecting: bool = False) -> Step:
+def _step(
+    verdict: Verdict, *, rows: int = 100, tries: int = 1, waits: int = 0, bisecting: bool = False
+) -> Step:
     return next_step(
         verdict, rows=rows, bisecting=bisecting, attempts=Attempts(tries=tries, waits=waits), max_retries=3
     )

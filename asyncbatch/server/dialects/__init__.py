@@ -14,7 +14,7 @@ class Dialect(Protocol):
 
         Raises:
             ContainerError: what such a container answers to a body or content type that it does not
-                understand.
+                understand, or to rows of another width than the model takes.
         """
         ...
 
@@ -28,8 +28,34 @@ class Dialect(Protocol):
         ...
 
 
-def dialect(name: str) -> Dialect:
-    """The dialect called `name`, one of `asyncbatch.server.config.DIALECTS`."""
-    from asyncbatch.server.dialects.plain import PlainDialect
+def dialect(name: str, *, features: int | None = None) -> Dialect:
+    """The dialect called `name`, one of `asyncbatch.server.config.DIALECTS`.
 
-    return {"plain": PlainDialect}[name]()
+    Args:
+        name: which.
+        features: how many columns the model takes, where that is known: containers refuse others each in
+            their way. `plain` leaves it to the model.
+    """
+    from asyncbatch.server.dialects.huggingface import HuggingFaceDialect
+    from asyncbatch.server.dialects.mlflow import MlflowDialect
+    from asyncbatch.server.dialects.plain import PlainDialect
+    from asyncbatch.server.dialects.sklearn import SklearnDialect
+    from asyncbatch.server.dialects.tgi import TgiDialect
+    from asyncbatch.server.dialects.v2 import V2Dialect
+    from asyncbatch.server.dialects.xgboost import XgboostDialect
+
+    match name:
+        case "xgboost":
+            return XgboostDialect(features=features)
+        case "sklearn":
+            return SklearnDialect(features=features)
+        case "huggingface":
+            return HuggingFaceDialect()
+        case "v2":
+            return V2Dialect(features=features)
+        case "mlflow":
+            return MlflowDialect(features=features)
+        case "tgi":
+            return TgiDialect()
+        case _:
+            return PlainDialect()

@@ -17,6 +17,11 @@ class Model(Protocol):
         """True: quick enough to be called on the event loop for small requests."""
         ...
 
+    @property
+    def features(self) -> int | None:
+        """How many columns it takes; None where only calling it would tell."""
+        ...
+
     def predict(self, rows: Rows) -> Predictions:
         """One prediction a row, in order.
 
@@ -26,12 +31,13 @@ class Model(Protocol):
         ...
 
 
-def load_model(spec: str, *, outputs: int = 1) -> Model:
+def load_model(spec: str, *, outputs: int = 1, labels: tuple[str, ...] = ()) -> Model:
     """The model named as in `ServeConfig.model`.
 
     Args:
         spec: `flights`, `echo`, `simulated`, an ONNX file, or `python:package.module:function`.
         outputs: numbers a row, for `echo` and `simulated`.
+        labels: answers to choose from instead of numbers, for `echo` and `simulated`.
 
     Raises:
         InputError: no such model, file or function, or the file is no ONNX model.
@@ -40,7 +46,7 @@ def load_model(spec: str, *, outputs: int = 1) -> Model:
     if spec in ("echo", "simulated"):
         from asyncbatch.server.models.echo import EchoModel
 
-        return EchoModel(outputs=outputs)
+        return EchoModel(outputs=outputs, labels=labels)
     if spec.startswith("python:"):
         from asyncbatch.server.models.function import FunctionModel
 

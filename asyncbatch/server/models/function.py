@@ -55,6 +55,10 @@ class FunctionModel:
     def light(self) -> bool:
         return False
 
+    @property
+    def features(self) -> int | None:
+        return None
+
     def predict(self, rows: Rows) -> Predictions:
         try:
             answer = self.function(to_matrix(rows))

@@ -70,6 +70,14 @@ class OnnxModel:
     def light(self) -> bool:
         return False
 
+    @property
+    def features(self) -> int | None:
+        inputs = self.session.get_inputs()
+        if len(inputs) > 1:
+            return len(inputs)
+        inner = inputs[0].shape[1:]
+        return int(np.prod(inner)) if all(isinstance(size, int) and size > 0 for size in inner) else None
+
     def predict(self, rows: Rows) -> Predictions:
         inputs = self.session.get_inputs()
         if len(inputs) == 1:

@@ -1,0 +1,164 @@
+"""Keeping the setting right: measuring it epoch by epoch, trying its neighbours, noticing that the endpoint has changed."""
+
+import functools
+import math
+
+from asyncbatch.control.epoch import Epoch, Measure
+from asyncbatch.control.explore import Explorer, Move, Surroundings
+from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.model import Sample
+
+
+class Cruise:
+    """Owns the trials. Sets `point.rows` and `point.limit`."""
+
+    _CAP_RETRY_S = 60.0
+    """After this long, one more in flight than was once refused is tried; after each refusal twice as long."""
+
+    def __init__(self, point: OperatingPoint, *, now_s: float) -> None:
+        self._point = point
+        self.explorer = Explorer()
+        self.epoch = Epoch(from_s=now_s, need=1)
+        self._saved = (point.rows, point.limit)
+        self._cap_s = -math.inf
+        self._cap_gap_s = self._CAP_RETRY_S
+
+    def begin(self, now: float) -> None:
+        """Measure the present setting anew."""
+        self.explorer.trial = None
+        self.explorer.base = None
+        self.epoch = self._point.epoch(now, settle_s=self._point.latency_s)
+
+    def cap_flight(self, now: float, begun_with: int) -> None:
+        """The endpoint refused a request that was sent with `begun_with` in flight, itself included."""
+        if now - self._cap_s > self._cap_gap_s and self._point.flight_cap < math.inf:
+            self._cap_gap_s *= 2
+        self._point.flight_cap = max(1.0, begun_with - 1.0)
+        self._cap_s = now
+
+    def drop_trial(self) -> Move | None:
+        """Back to the setting before the trial, if one is on."""
+        trial = self.explorer.trial
+        if trial is None:
+            return None
+        self._point.rows, self._point.limit = self._saved
+        self.explorer.rejected(trial.move)
+        return trial.move
+
+    def oversize(self, now: float) -> None:
+        """A chunk was too large: end a trial of more rows without counting it against the direction."""
+        trial = self.explorer.trial
+        if trial is not None and trial.rows > self._saved[0]:
+            self._point.rows, self._point.limit = self._saved
+            self.explorer.trial = None
+            self.epoch = self._point.epoch(now, settle_s=self._point.latency_s)
+
+    def answered(self, sample: Sample, seconds: float, *, proved: bool, paced_rate: float) -> bool:
+        """A chunk was answered; `proved`: it was the first of a size never tried. True: a row climb should begin."""
+        now = sample.finished_s
+        if proved and self.epoch.from_s == math.inf:
+            self.epoch = self._point.epoch(now, settle_s=self._point.latency_s, precision=0.1)
+            return False
+        if sample.started_s >= self.epoch.from_s and self.epoch.add(sample.rows, seconds):
+            return self._end_epoch(now, paced_rate)
+        return False
+
+    def _end_epoch(self, now: float, paced_rate: float) -> bool:
+        point, explorer = self._point, self.explorer
+        measure = point.measure(self.epoch, now)
+        point.latency_s = measure.latency_s
+        point.fit.focus(point.rows)
+        if measure.latency_s < 0.95 * point.fit.seconds(measure.rows):  # no request waits less than not at all
+            point.fit.add(measure.rows, measure.latency_s, weight=8.0)
+        if explorer.trial is not None:
+            if not self._judge(now, measure, paced_rate):
+                self.epoch = point.epoch(now, settle_s=measure.latency_s)
+                return False
+        elif point.rounds_left < 1.5:
+            self.epoch = point.epoch(now)
+            return False
+        elif explorer.changed(measure):
+            point.rows_ceiling = math.inf
+            point.note(now, "explore again", f"the endpoint changed: {measure.rate:.0f} rows/s")
+        return self._propose(now, measure, paced_rate)
+
+    def _judge(self, now: float, measure: Measure, paced_rate: float) -> bool:
+        """End the trial: True if its setting is kept."""
+        point, explorer = self._point, self.explorer
+        trial, base = explorer.trial, explorer.base
+        assert trial is not None
+        gain = explorer.gain(measure) if base else 0.0
+        if base and abs(math.log(trial.rows / self._saved[0])) > 0.3 and paced_rate == math.inf:
+            # at the same number in flight, latencies are as the service times, whatever the queue
+            idle_s = point.fit.seconds(base.rows) * measure.latency_s / base.latency_s
+            point.fit.add(measure.rows, idle_s, weight=8.0)
+        if trial.move is Move.FLIGHT_UP and trial.in_flight > point.flight_cap:
+            point.flight_cap = math.inf
+        headroom = point.queue_factor(measure.latency_s, measure.rows) < 1.6
+        tried = point.setting
+        if explorer.judge(measure, headroom=headroom):
+            point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
+            return True
+        point.rows, point.limit = self._saved
+        if trial.move is Move.ROWS_MODEL:
+            point.rows_ceiling = math.sqrt(trial.rows * self._saved[0])
+        point.note(now, f"back to {point.setting}", f"{trial.move.value}, {tried}: {100 * gain:+.1f} %")
+        return False
+
+    def _propose(self, now: float, measure: Measure, paced_rate: float) -> bool:
+        """Begin the next trial or epoch. True: a row climb should begin instead."""
+        point, explorer, caps = self._point, self.explorer, self._point.caps
+        longest_s = point.longest_s
+        if measure.latency_s > 1.1 * longest_s and point.rows > 1 and not point.limit > 1.2 * point.slots > 0:
+            point.rows = max(1.0, point.rows * max(0.5, 0.8 * longest_s / measure.latency_s))
+            point.note(now, point.setting, f"latency {measure.latency_s:.1f} s is too near the limit")
+            explorer.base = None
+            self.epoch = point.epoch(now, settle_s=measure.latency_s)
+            return False
+        if caps.suspect_rows > point.rows and point.fit.gain(point.rows, caps.suspect_rows) > 0.1 and caps.doubt():
+            point.note(now, f"{caps.suspect_rows} rows once more", "it may have failed for another reason than size")
+        self._saved = (point.rows, point.limit)
+        queue_factor = point.queue_factor(measure.latency_s, measure.rows)
+        if point.limit < 1.1 * point.slots and queue_factor > 1.4:
+            explorer.soon(Move.ROWS_DOWN)  # slow without queueing: beyond a knee
+        paced = measure.rate / measure.rows > 0.7 * paced_rate
+        flight_max = float(point.flight_range.high)
+        if point.flight_cap < math.inf:
+            again = now - self._cap_s > self._cap_gap_s
+            flight_max = min(flight_max, point.flight_cap + (1 if again else 0))
+        around = Surroundings(
+            rows=point.rows,
+            in_flight=point.limit,
+            goal_rows=point.goal_rows(measure.rate, queueing=queue_factor, paced=paced),
+            max_rows=point.top_rows,
+            max_in_flight=flight_max,
+            latency_s=measure.latency_s,
+            queue_factor=queue_factor,
+            overhead=point.fit.overhead(point.rows),
+            gain=functools.partial(point.fit.gain, point.rows),
+            longest_s=longest_s,
+            paced=paced,
+            rounds_left=point.rounds_left,
+        )
+        trial = explorer.propose(around)
+        if trial is None:
+            self.epoch = point.epoch(now)
+            return False
+        if trial.move is Move.ROWS_MODEL and not paced and around.gain(trial.rows) > 0.1:
+            explorer.trial = None
+            return True
+        self.start(now)
+        return False
+
+    def start(self, now: float) -> None:
+        """Apply the proposed trial and measure it."""
+        point, trial = self._point, self.explorer.trial
+        if trial is None:
+            self.epoch = point.epoch(now)
+            return
+        point.rows, point.limit = trial.rows, trial.in_flight
+        if trial.rows > 1.1 * point.caps.good_rows:
+            self.epoch = Epoch(from_s=math.inf, need=1)  # begins when one chunk of that size was answered
+            return
+        settle_s = 0.0 if trial.move is Move.FLIGHT_UP else point.latency_s
+        self.epoch = point.epoch(now, settle_s=settle_s, precision=trial.precision)

@@ -1,0 +1,132 @@
+"""Where the endpoint is driven, and what is known of it: shared by start-up, cruise and the reactions to refusals."""
+
+import math
+
+from asyncbatch.control.epoch import Epoch, Measure
+from asyncbatch.control.in_flight import InFlight
+from asyncbatch.control.journal import Journal
+from asyncbatch.control.service_fit import ServiceFit
+from asyncbatch.control.size_caps import SizeCaps
+from asyncbatch.units import IntRange
+
+
+class OperatingPoint:
+    """The present setting, the models of the endpoint, and the rules that follow from them alone.
+
+    Args:
+        rows_range, flight_range: the user's bounds.
+        max_bytes: largest body.
+        timeout_s: when a request is given up; shortened by what timeouts show.
+        target_latency_s: latency of a request that the user wants to stay below, or None.
+        now_s: on the controller's clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows_range: IntRange,
+        flight_range: IntRange,
+        max_bytes: int,
+        timeout_s: float,
+        target_latency_s: float | None,
+        now_s: float,
+    ) -> None:
+        self.rows_range = rows_range
+        self.flight_range = flight_range
+        self.timeout_s = timeout_s
+        self._target_latency_s = target_latency_s
+        self.fit = ServiceFit()
+        self.caps = SizeCaps(max_rows=rows_range.high, max_bytes=max_bytes)
+        self.flight = InFlight(expire_s=4 * timeout_s, now_s=now_s)
+        self.journal = Journal()
+        self.rows = float(rows_range.low)
+        """Rows of a chunk that are wanted."""
+        self.limit = float(flight_range.low)
+        """Requests in flight that are wanted; not a whole number while it grows."""
+        self.remaining = 10**12
+        """Rows not yet sent."""
+        self.latency_s = 0.0
+        self.spread = 0.2
+        """Coefficient of variation of the latencies."""
+        self.slots = 0.0
+        """How many requests the endpoint works on at once, as slow start found; 0 while unknown."""
+        self.rows_ceiling = math.inf
+        """Larger chunks were tried and slower."""
+        self.flight_cap = math.inf
+        """Requests in flight beyond this were refused."""
+
+    @property
+    def top_rows(self) -> int:
+        """The most rows that the user and the endpoint allow."""
+        return max(self.rows_range.low, min(self.rows_range.high, self.caps.max_rows))
+
+    @property
+    def longest_s(self) -> float:
+        """Mean latency that must not be exceeded: far enough from the timeout that noise does not reach it."""
+        longest = 0.6 * self.timeout_s / (1 + 2 * self.spread)
+        return min(longest, self._target_latency_s) if self._target_latency_s else longest
+
+    @property
+    def rounds_left(self) -> float:
+        """How many more requests each of those in flight will send."""
+        return self.remaining / max(1.0, self.rows * self.limit)
+
+    @property
+    def setting(self) -> str:
+        return f"{self.rows:.0f} rows x {self.limit:.0f} in flight"
+
+    def queue_factor(self, latency_s: float, rows: float) -> float:
+        """Latency over that of an idle endpoint."""
+        idle_s = self.fit.seconds(rows)
+        return latency_s / idle_s if idle_s > 0 else 1.0
+
+    def least_rows(self) -> float:
+        """Below this size more than half of a chunk's time is its fixed cost."""
+        a, b = self.fit.line
+        return a / b if b > 0 else 1.0
+
+    def goal_rows(self, rate: float, *, queueing: float, paced: bool) -> float:
+        """The best chunk size by the service-time fit.
+
+        Fixed costs over the rest of the job, T·a/(b·n), against the wait for the last chunks, about b·n: their sum is least
+        where a chunk takes sqrt(T·a) (the square-root rule of checkpoint intervals: Young, CACM 17, 1974). The wait is longer
+        where latencies spread.
+
+        Args:
+            rate: rows a second now.
+            queueing: mean latency over that of an idle endpoint.
+            paced: the request rate is what limits: then larger chunks are worth more than a short tail.
+        """
+        fit = self.fit
+        a, b = fit.line
+        if b <= 0:
+            return self.rows
+        rest_s = min(600.0, self.remaining / max(rate, 1e-9))
+        best_s = max(0.8, math.sqrt(rest_s * a / (1 + 2 * self.spread)))
+        longest_s = self.longest_s / max(1.0, queueing)
+        best_s = min(best_s, longest_s, max(rest_s / 10, 0.5))
+        rows = max(1.0, (best_s - a) / b)
+        if paced:
+            rows = max(rows, min(4 * self.rows, (longest_s - a) / b))
+        if rows < self.caps.max_rows:
+            rows = 2.0 ** round(math.log2(rows))  # padded endpoints work in powers of two; others lose nothing
+        return min(rows, self.rows_ceiling, fit.knee(), float(self.top_rows))
+
+    def epoch(self, now_s: float, *, settle_s: float = 0.0, precision: float = 0.05) -> Epoch:
+        """A new measurement of this setting: as many samples as `precision` (standard error of log rate) takes at this spread.
+
+        At least as many as are in flight: those that end first are the short ones.
+        """
+        base = max(6, int(self.limit))
+        need = int(min(max(24, 3 * base), max(base, (self.spread / precision) ** 2)))
+        self.flight.restart(now_s, from_s=now_s + settle_s)
+        return Epoch(from_s=now_s + settle_s, need=need)
+
+    def measure(self, epoch: Epoch, now_s: float) -> Measure:
+        """What `epoch` found; the spread is learned from it."""
+        measure = epoch.measure(mean_in_flight=self.flight.mean(now_s), spread=self.spread)
+        self.spread = measure.spread
+        return measure
+
+    def note(self, now_s: float, what: str, why: str) -> None:
+        self.journal.note(now_s, what, why)

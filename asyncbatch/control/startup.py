@@ -1,0 +1,224 @@
+"""From the first request to a good setting: row ramp, slow start, doubling, row climb.
+
+A small chunk size is found first, because only then does a round trip take a fraction of a second; then the requests in flight
+are doubled with it; meanwhile and afterwards single larger chunks go beside them, until the service-time fit asks for no more.
+"""
+
+import math
+from enum import Enum
+
+from asyncbatch.control.epoch import Epoch, Measure
+from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.row_ramp import RowRamp, power_of_two
+from asyncbatch.control.slow_start import SlowStart
+from asyncbatch.model import Sample
+
+_START_IN_FLIGHT = 6
+
+
+class Phase(Enum):
+    ROWS = "row ramp"
+    FLIGHT = "slow start"
+    DOUBLE = "doubling"
+    CLIMB = "row climb"
+    DONE = "done"
+
+
+class Startup:
+    """Sets `point.rows` and `point.limit`; `phase` is DONE when it has nothing more to do.
+
+    Args:
+        start_rows: size of the first request.
+    """
+
+    def __init__(self, point: OperatingPoint, *, start_rows: int, now_s: float) -> None:
+        self._point = point
+        point.rows = float(start_rows)
+        point.limit = float(max(point.flight_range.low, min(_START_IN_FLIGHT, point.flight_range.high)))
+        self.phase = Phase.ROWS
+        self._ramp = RowRamp(fit=point.fit, start_rows=start_rows, enough_s=0.4, slow_s=2.0)
+        self._slow = SlowStart()
+        self._epoch = Epoch(from_s=now_s, need=1)
+        self._base: tuple[Measure, float] | None = None
+        self._waiting_s = 0.0
+        self._patience = 0
+
+    @property
+    def growing(self) -> bool:
+        """Whether the requests in flight are being raised."""
+        return self.phase in (Phase.FLIGHT, Phase.DOUBLE)
+
+    def rows_alone(self, now_s: float) -> int:
+        """Rows of the next request of the row ramp."""
+        return self._ramp.next_rows(now_s)
+
+    def delay(self, now_s: float) -> float:
+        """Seconds that the next request of the row ramp has to wait."""
+        return self._ramp.delay(now_s)
+
+    def rows_beside(self, now_s: float, *, patience_s: float) -> int | None:
+        """Rows of a larger chunk to try now, or None for an ordinary one."""
+        if self.phase is Phase.CLIMB or self._point.limit >= 4:
+            return self._ramp.take(now_s, patience_s=patience_s)
+        return None
+
+    def answered(self, sample: Sample, seconds: float, begun_with: int, *, since_s: float) -> None:
+        """A chunk was answered; requests from before `since_s` tell nothing about the limit."""
+        point, now, rows = self._point, sample.finished_s, sample.rows
+        if self.phase is Phase.ROWS:
+            point.latency_s = point.latency_s or seconds
+            self._ramp.answered(rows, seconds, max_rows=point.top_rows)
+            if self._ramp.done:
+                self.begin_flight(now)
+            return
+        idle_s = point.fit.seconds(rows)
+        if not self._ramp.done and rows > 1.3 * point.rows:
+            self._ramp.answered(rows, max(seconds - self._waiting_s, 0.4 * seconds), max_rows=point.top_rows)
+        else:
+            point.latency_s = 0.7 * point.latency_s + 0.3 * seconds
+            self._waiting_s = max(0.0, 0.8 * self._waiting_s + 0.2 * (seconds - idle_s))
+            if begun_with <= 2:
+                point.fit.add(rows, seconds)
+        if sample.started_s < since_s:
+            return
+        if self.phase is Phase.FLIGHT:
+            grown = self._slow.answered(seconds=seconds, idle_s=idle_s, in_flight=begun_with, limit=point.limit)
+            point.limit = min(float(point.flight_range.high), grown)
+            little = point.rounds_left < 2
+            if self._slow.done or point.limit >= point.flight_range.high or little:
+                self._end_flight(now, little=little)
+        elif self.phase is Phase.DOUBLE:
+            counts = rows < 1.3 * point.rows and sample.started_s >= self._epoch.from_s
+            if counts and self._epoch.add(rows, seconds):
+                self._double(now)
+        else:
+            self._climbed(now)
+
+    def begin_flight(self, now: float) -> None:
+        """The row ramp is over: raise the requests in flight, with chunks of about half a second."""
+        point = self._point
+        fit = point.fit
+        rows = float(self._ramp.best_rows)
+        a, b = fit.line
+        if fit.seconds(rows) > 1.0 and b > 0:
+            rows = float(power_of_two(max(1.0, rows / 4, min(rows, max((0.5 - a) / b, a / b)))))
+        point.note(now, f"chunk {rows:.0f} rows", f"row ramp: t(n) = {a:.3g} s + {b:.3g} s x n")
+        point.rows = rows
+        self.phase = Phase.FLIGHT
+        flight = point.flight_range
+        point.limit = float(max(flight.low, min(flight.high, max(2, len(point.flight) + 1))))
+        point.latency_s = fit.seconds(rows)
+        rate = 4 * rows / max(1e-9, point.latency_s)
+        self._ramp.extend(point.goal_rows(rate, queueing=1.5, paced=False), max_rows=point.top_rows)
+        if point.rounds_left < 2:
+            self._end_flight(now, little=True)
+
+    def again(self, now: float) -> None:
+        """Raise the requests in flight anew, from where they are."""
+        if self.phase is Phase.ROWS:
+            limit, rows = self._point.limit, self._point.rows
+            self.begin_flight(now)
+            self._point.limit, self._point.rows = limit, rows
+        self.phase = Phase.FLIGHT
+        self._slow = SlowStart()
+
+    def oversize(self, rows: int, now: float) -> None:
+        """A chunk of `rows` was too large, or did not come back in time."""
+        self._ramp.refused(rows)
+        if self._ramp.done and self.phase is Phase.ROWS:
+            self.begin_flight(now)
+        elif self._ramp.done and self.phase is Phase.CLIMB:
+            self._end_climb(now)
+
+    def trying(self, rows: int) -> bool:
+        """Whether a chunk of `rows` was a trial of a larger size."""
+        return not self._ramp.done and (self.phase is Phase.ROWS or rows > 1.3 * self._point.rows)
+
+    def stop_growing(self, now: float) -> None:
+        """The requests in flight have met a limit."""
+        if self.phase is Phase.ROWS:
+            limit = self._point.limit
+            self.begin_flight(now)
+            self._point.limit = limit
+        if self.growing:
+            self._begin_climb(now)
+
+    def climb_on(self, now: float) -> bool:
+        """Whether the fit asks for chunks of twice the size and more; then trials of them begin."""
+        point = self._point
+        point.fit.focus(point.rows)
+        rate = point.limit * point.rows / max(1e-9, point.latency_s)
+        queueing = point.queue_factor(point.latency_s, point.rows)
+        goal = point.goal_rows(rate, queueing=queueing, paced=False)
+        if goal < 1.9 * point.rows or point.fit.gain(point.rows, goal) < 0.05:
+            return False
+        if point.rounds_left < 3 * goal / point.rows:
+            return False
+        self._ramp.best_rows = int(point.rows)
+        self._ramp.extend(goal, max_rows=point.top_rows)
+        if self._ramp.done:
+            return False
+        self.phase = Phase.CLIMB
+        self._patience = 0
+        return True
+
+    def _end_flight(self, now: float, *, little: bool) -> None:
+        point = self._point
+        point.slots = self._slow.slots()
+        point.limit = max(2.0, min(point.limit, 1.3 * point.slots))
+        point.note(
+            now, f"{point.limit:.0f} in flight", f"slow start: about {point.slots:.1f} are worked on at once"
+        )
+        if little or self._slow.certain or point.flight_cap < math.inf:
+            self._begin_climb(now)
+            return
+        self.phase = Phase.DOUBLE
+        self._base = None
+        point.limit = max(point.limit, min(4.0, float(point.flight_range.high)))
+        point.spread = max(point.spread, self._slow.spread)
+        self._epoch = point.epoch(now, precision=0.1)
+
+    def _double(self, now: float) -> None:
+        """Latencies were too uneven to tell queueing from noise: go on while throughput grows."""
+        point = self._point
+        measure = point.measure(self._epoch, now)
+        gain = math.log(measure.rate / self._base[0].rate) if self._base else 1.0
+        point.note(
+            now, f"{point.limit:.0f} in flight", f"doubling: {100 * gain:+.0f} %, {measure.rate:.0f} rows/s"
+        )
+        high = float(point.flight_range.high)
+        if gain < 0.2 or point.limit >= high or point.rounds_left < 2:
+            if gain < 0.1 and self._base is not None:
+                point.limit = self._base[1]
+            self._begin_climb(now)
+            return
+        self._base = (measure, point.limit)
+        point.limit = min(high, 2 * point.limit)
+        self._epoch = point.epoch(now, precision=0.12)
+
+    def _begin_climb(self, now: float) -> None:
+        self.phase = Phase.CLIMB
+        self._patience = 0
+        self._point.rows = float(max(self._point.rows, self._ramp.best_rows))
+        if self._ramp.done and not self.climb_on(now):
+            self._end_climb(now)
+
+    def _climbed(self, now: float) -> None:
+        """An answer came in the row climb: go on to the next size, or end."""
+        point = self._point
+        if self._ramp.best_rows > point.rows:
+            point.rows = float(self._ramp.best_rows)
+            self._patience = 0
+        self._patience += 1
+        patient = self._patience < 4 * point.limit + 16
+        if patient and not self._ramp.done and self._ramp.rows > 1.3 * point.rows:
+            return
+        if not patient or not self.climb_on(now):
+            self._end_climb(now)
+
+    def _end_climb(self, now: float) -> None:
+        a, b = self._point.fit.line
+        self._point.note(
+            now, f"chunk {self._point.rows:.0f} rows", f"row climb: t(n) = {a:.3g} s + {b:.3g} s x n"
+        )
+        self.phase = Phase.DONE

@@ -1,0 +1,516 @@
+"""However a run ends, it ends in order: no task, socket, thread or temp file stays, and it can go on.
+
+The endpoint is scripted and in this process, so that it can fail, hang or be cancelled at a chosen request.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import asyncbatch
+from asyncbatch.errors import (
+    EndpointError,
+    InputError,
+    InvocationError,
+    ReplyMismatchError,
+    StorageError,
+)
+from asyncbatch.model import BytesPayload, Failure, Payload, Reply
+from asyncbatch.observe.events import PartCommitted, Warned
+from asyncbatch.pipeline import job as job_module
+from asyncbatch.sink.parts import PartsSink
+
+ROWS, BLOCK_ROWS = 60, 20
+PROBES = 4
+OPTIONS: dict[str, Any] = {
+    "endpoint": "http://127.0.0.1:9/invocations",
+    "no_send": "id",
+    "block_rows": BLOCK_ROWS,
+    "chunk_rows": 5,
+    "concurrency": 4,
+}
+
+
+@dataclass
+class Endpoint:
+    """Answers each row's first value; `answers[n]` decides about the n-th request instead."""
+
+    answers: dict[int, Callable[[], Awaitable[Reply] | Reply]] = field(default_factory=dict)
+    latency_s: float = 0.0
+    calls: int = 0
+    in_flight: int = 0
+    opened: int = 0
+    closed: int = 0
+    name: str = "scripted"
+    takes_batches: bool = False
+    max_body_bytes: int = 2**20
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        return {"kind": "scripted"}
+
+    async def open(self, *, concurrency: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.opened += 1
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.closed += 1
+
+    async def invoke(self, payload: Payload, *, timeout_s: float) -> Reply:
+        assert isinstance(payload, BytesPayload)
+        self.calls += 1
+        number = self.calls
+        self.in_flight += 1
+        try:
+            await anyio.sleep(self.latency_s)
+            if number in self.answers:
+                found = self.answers[number]()
+                return found if isinstance(found, Reply) else await found
+        finally:
+            self.in_flight -= 1
+        lines = b"".join(payload.pieces).splitlines()
+        return Reply(body=b"\n".join(line.split(b",")[0] for line in lines), content_type="text/csv")
+
+
+def fails(failure: Failure) -> Callable[[], Reply]:
+    def answer() -> Reply:
+        raise InvocationError(failure)
+
+    return answer
+
+
+async def never() -> Reply:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """The endpoint of every run of the test. One run was before: libraries keep a pipe from the first on."""
+    found = Endpoint()
+    monkeypatch.setattr(job_module, "make_endpoint", lambda config, *, session: found)
+    asyncbatch.predict(pa.table({"x": [0.5, 1.5], "id": ["a", "b"]}), **OPTIONS)
+    found.calls = found.opened = found.closed = 0
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of runs, of which none has to survive a loss of power."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pa.Table:
+    found = pa.table(
+        {"x": np.arange(ROWS) + 0.5, "y": np.arange(ROWS), "id": [f"r{row}" for row in range(ROWS)]}
+    )
+    pq.write_table(found, tmp_path / "in.parquet", row_group_size=25)
+    return found
+
+
+def open_files() -> dict[str, str]:
+    """Open descriptors of this process: sockets, pipes and files."""
+    found = {}
+    for path in Path("/dev/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found[path.name] = str(path.readlink())
+    return {number: target for number, target in found.items() if not target.startswith("/proc/")}
+
+
+@contextlib.contextmanager
+def nothing_left(endpoint: Endpoint | None = None) -> Iterator[None]:
+    """After the block: no thread, no descriptor, nothing in flight, and the endpoint is closed."""
+    threads, files = set(threading.enumerate()), open_files()
+    yield
+    until = time.monotonic() + 5
+    while time.monotonic() < until and (set(threading.enumerate()) > threads or open_files() != files):
+        gc.collect()
+        time.sleep(0.005)
+    assert set(threading.enumerate()) <= threads
+    assert open_files() == files
+    if endpoint is not None:
+        assert endpoint.in_flight == 0
+        assert endpoint.closed >= endpoint.opened
+
+
+def check_disk(out: Path, table: pa.Table) -> int:
+    """What is on the disk is whole: returns the number of committed rows."""
+    state = out.with_name(out.name + ".asyncbatch")
+    assert not list((state / "tmp").glob("*")) if state.exists() else True
+    assert not list(state.glob("lease/*"))
+    rows = 0
+    for part in sorted(out.glob("*.parquet")) if out.exists() else []:
+        start, stop = (int(text) for text in part.stem.split("-")[2:])
+        found = pq.read_table(part)
+        assert found["prediction"].to_pylist() == table["x"].slice(start, stop - start).to_pylist()
+        rows += stop - start
+    return rows
+
+
+def check_resume(tmp_path: Path, table: pa.Table, endpoint: Endpoint, committed: int) -> None:
+    """The same command completes the output and asks for nothing that is committed."""
+    endpoint.answers.clear()
+    endpoint.latency_s = 0.0
+    report = asyncbatch.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), **OPTIONS)
+    assert (report.exit_code, report.metrics.rows_resumed) == (0, committed)
+    scored = pq.read_table(tmp_path / "out")
+    assert scored["id"].to_pylist() == table["id"].to_pylist()
+    assert scored["prediction"].to_pylist() == table["x"].to_pylist()
+
+
+# -- cancelled at every step ----------------------------------------------------------------------------
+
+
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """Calls `act` before its `at`-th round; a round runs what every await has made ready."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+        self.rounds = 0
+        self.act: Callable[[], object] = lambda: None
+
+    def _run_once(self) -> None:
+        self.rounds += 1
+        if self.rounds == self.at:
+            self.act()
+        super()._run_once()  # type: ignore[misc]
+
+
+Job = Callable[[], Awaitable[None]]
+
+
+def cancelled_at(job: Job, at: int, *, native: bool) -> tuple[bool, int]:
+    """Run `job`, cancel it in round `at`: whether that ended it, and the rounds it took."""
+    loop = SteppedLoop(at)
+    caught = False
+
+    async def main() -> None:
+        nonlocal caught
+        before = asyncio.all_tasks()
+        if native:
+            task = asyncio.ensure_future(job())
+            loop.act = task.cancel
+            await asyncio.wait([task])
+            caught = task.cancelled()
+            if not caught:
+                task.result()
+        else:
+            with anyio.CancelScope() as scope:
+                loop.act = scope.cancel
+                await job()
+            caught = scope.cancelled_caught
+        assert asyncio.all_tasks() <= before
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+    return caught, loop.rounds
+
+
+def every_step(job: Job, *, native: bool, check: Callable[[bool], None]) -> int:
+    """Cancel `job` in each of its rounds, a new one each time; `check` is told whether it was cut short."""
+    cut = 0
+    late = 0
+    at = 1
+    while late < 5:  # threads make the number of rounds vary
+        caught, rounds = cancelled_at(job, at, native=native)
+        check(caught)
+        cut += caught
+        late += rounds < at
+        at += 1
+    return cut
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["scope", "task"])
+def test_a_run_cancelled_at_any_await_leaves_nothing_and_goes_on(
+    native: bool, tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    out = tmp_path / "out"
+    state = tmp_path / "out.asyncbatch"
+    partly = 0
+
+    async def job() -> None:
+        await asyncbatch.arun(str(tmp_path / "in.parquet"), str(out), **OPTIONS)
+
+    def check(caught: bool) -> None:
+        nonlocal partly
+        committed = check_disk(out, table)
+        partly += 0 < committed < ROWS
+        assert endpoint.in_flight == 0
+        assert endpoint.closed >= endpoint.opened
+        if not caught or committed or partly % 5 == 0:
+            check_resume(tmp_path, table, endpoint, committed)
+        for folder in (out, state):
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            if folder.exists():
+                folder.rmdir()
+
+    with nothing_left():
+        cut = every_step(job, native=native, check=check)
+    assert cut > 30
+    assert partly > 0
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["scope", "task"])
+def test_a_stream_cancelled_at_any_await_leaves_nothing(
+    native: bool, tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    seen: list[float] = []
+
+    async def job() -> None:
+        async with contextlib.aclosing(asyncbatch.stream(str(tmp_path / "in.parquet"), **OPTIONS)) as stream:
+            async for batch in stream:
+                seen.extend(batch["prediction"].to_pylist())
+
+    def check(caught: bool) -> None:
+        assert endpoint.in_flight == 0
+        assert endpoint.closed >= endpoint.opened
+        assert seen == table["x"].to_pylist()[: len(seen)]
+        assert caught or len(seen) == ROWS
+        seen.clear()
+
+    with nothing_left():
+        cut = every_step(job, native=native, check=check)
+    assert cut > 30
+
+
+# -- readers that stop reading --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_leaving_a_stream_early_ends_the_run(
+    batches: int, tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    endpoint.answers[PROBES + 8] = never
+
+    async def main() -> None:
+        before = asyncio.all_tasks()
+        seen = 0
+        stream = asyncbatch.stream(str(tmp_path / "in.parquet"), **OPTIONS | {"block_rows": 5})
+        async for _ in stream:
+            seen += 1
+            if seen == batches:
+                break
+        await stream.aclose()  # type: ignore[attr-defined]  # a generator, which `async for` does not close
+        assert asyncio.all_tasks() == before
+
+    with nothing_left(endpoint):
+        asyncio.run(main())
+
+
+def test_a_stream_that_is_dropped_ends_with_its_loop(
+    tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    endpoint.answers[PROBES + 8] = never
+
+    async def main() -> None:
+        async for _ in asyncbatch.stream(str(tmp_path / "in.parquet"), **OPTIONS | {"block_rows": 5}):
+            break
+
+    with nothing_left(endpoint):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2, None])
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_reader_of_predictions_may_be_dropped_at_any_time(
+    batches: int | None, hangs: bool, table: pa.Table, endpoint: Endpoint
+) -> None:
+    if hangs and batches is not None:
+        endpoint.answers[PROBES + 8] = never
+    with nothing_left(endpoint):
+        reader = asyncbatch.predict(table.to_reader(10), **OPTIONS | {"block_rows": 5})
+        assert isinstance(reader, pa.RecordBatchReader)
+        if batches is None:
+            assert reader.read_all()["prediction"].to_pylist() == table["x"].to_pylist()
+        for _ in range(batches or 0):
+            reader.read_next_batch()
+        del reader
+
+
+# -- errors ---------------------------------------------------------------------------------------------
+
+
+def run(tmp_path: Path, **options: Any) -> asyncbatch.RunReport:
+    return asyncbatch.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), **OPTIONS | options)
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_part_that_cannot_be_written_ends_the_run(
+    part: int, tmp_path: Path, table: pa.Table, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = PartsSink.write
+    written: list[object] = []
+
+    def full(self: PartsSink, *arguments: Any, **named: Any) -> None:
+        written.append(arguments)
+        if len(written) >= part:
+            raise StorageError("no space left on device", hint="free some")
+        write(self, *arguments, **named)
+
+    with monkeypatch.context() as patch, nothing_left(endpoint):
+        patch.setattr(PartsSink, "write", full)
+        with pytest.raises(StorageError, match="no space left") as caught:
+            run(tmp_path)
+    assert type(caught.value) is StorageError
+    committed = check_disk(tmp_path / "out", table)
+    assert committed == (part - 1) * BLOCK_ROWS
+    check_resume(tmp_path, table, endpoint, committed)
+
+
+def test_an_endpoint_that_refuses_for_good_ends_the_run(
+    tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    for number in range(PROBES + 7, PROBES + 20):
+        endpoint.answers[number] = fails(
+            Failure(status=403, error_name="AccessDeniedException", message="no")
+        )
+    with nothing_left(endpoint), pytest.raises(EndpointError, match="AccessDenied"):
+        run(tmp_path)
+    check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
+
+
+def test_an_endpoint_with_a_defect_ends_the_run_with_that_error(
+    tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    def defect() -> Reply:
+        raise ZeroDivisionError("in somebody's endpoint")
+
+    endpoint.answers[PROBES + 7] = defect
+    with nothing_left(endpoint), pytest.raises(ZeroDivisionError):
+        run(tmp_path)
+    check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
+
+
+def test_a_reply_of_another_type_ends_the_run(tmp_path: Path, table: pa.Table, endpoint: Endpoint) -> None:
+    endpoint.answers[PROBES + 7] = lambda: Reply(body=b"cat\ndog\ncat\ndog\ncat", content_type="text/csv")
+    with nothing_left(endpoint), pytest.raises(ReplyMismatchError) as caught:
+        run(tmp_path)
+    assert caught.value.kind == "type"
+    check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
+
+
+def test_an_input_that_breaks_in_the_middle_ends_the_run(
+    tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    whole = (tmp_path / "in.parquet").read_bytes()
+    middle = pq.ParquetFile(tmp_path / "in.parquet").metadata.row_group(1).column(0).data_page_offset
+    (tmp_path / "in.parquet").write_bytes(whole[:middle] + b"\0" * 60 + whole[middle + 60 :])
+    stat = (tmp_path / "in.parquet").stat()
+    with nothing_left(endpoint), pytest.raises(InputError, match=r"in\.parquet"):
+        run(tmp_path)
+    (tmp_path / "in.parquet").write_bytes(whole)
+    os.utime(tmp_path / "in.parquet", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
+
+
+class BrokenSourceError(Exception):
+    """What somebody's generator raises."""
+
+
+def broken(table: pa.Table, rows: int) -> pa.RecordBatchReader:
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from table.slice(0, rows).to_batches()
+        raise BrokenSourceError("the database went away")
+
+    return pa.RecordBatchReader.from_batches(table.schema, batches())
+
+
+@pytest.mark.parametrize("rows", [0, 45])
+def test_a_stream_of_rows_that_breaks_ends_everything_with_one_error(
+    rows: int, tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    with nothing_left(endpoint):
+        with pytest.raises(InputError, match="database went away"):
+            asyncbatch.run(broken(table, rows), str(tmp_path / "out"), **OPTIONS)
+        with pytest.raises(InputError, match="database went away"):
+            asyncbatch.predict(broken(table, rows), **OPTIONS).read_all()  # type: ignore[union-attr]
+
+        async def collect() -> None:
+            async for _ in asyncbatch.stream(broken(table, rows), **OPTIONS):
+                pass
+
+        with pytest.raises(InputError, match="database went away"):
+            asyncio.run(collect())
+
+
+def test_a_defect_reaches_the_reader_of_predictions(table: pa.Table, endpoint: Endpoint) -> None:
+    """Not only errors of ours: a reader must never wait for a run that is gone."""
+
+    def defect() -> Reply:
+        raise ZeroDivisionError("in somebody's endpoint")
+
+    endpoint.answers[PROBES + 7] = defect
+    with nothing_left(endpoint):
+        reader = asyncbatch.predict(table.to_reader(10), **OPTIONS)
+        with pytest.raises(ZeroDivisionError):
+            reader.read_all()
+    endpoint.answers[endpoint.calls + 1] = defect
+    with nothing_left(endpoint), pytest.raises(ZeroDivisionError):
+        asyncbatch.predict(table.to_reader(10), **OPTIONS)
+
+
+def test_a_hook_that_raises_is_told_nothing_more_and_the_run_goes_on(
+    tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    told: list[object] = []
+    seen: list[object] = []
+
+    def bad(event: object) -> None:
+        told.append(event)
+        if isinstance(event, PartCommitted):
+            raise RuntimeError("a hook")
+
+    with nothing_left(endpoint):
+        report = run(tmp_path, hooks=[bad, seen.append])
+    assert report.exit_code == 0
+    assert sum(isinstance(event, PartCommitted) for event in told) == 1
+    assert sum(isinstance(event, PartCommitted) for event in seen) == ROWS // BLOCK_ROWS
+    warned = [
+        event.message for event in seen if isinstance(event, Warned) and "RuntimeError" in event.message
+    ]
+    assert len(warned) == 1
+    assert warned[0] in report.warnings
+    assert check_disk(tmp_path / "out", table) == ROWS
+
+
+# -- interrupts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "getppid") or os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("begun", [True, False], ids=["while it runs", "before the first block"])
+def test_an_interrupt_in_a_notebook_ends_the_run_in_order(
+    begun: bool, tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    endpoint.answers[PROBES + 9 if begun else 2] = never
+    interrupt = threading.Timer(0.5, lambda: os.kill(os.getpid(), 2))
+
+    async def cell() -> None:
+        interrupt.start()
+        run(tmp_path, grace=0.2)
+
+    loop = asyncio.new_event_loop()  # a notebook's loop, unlike that of `asyncio.run`, leaves SIGINT alone
+    with contextlib.closing(loop), nothing_left(endpoint):
+        began = time.monotonic()
+        with pytest.raises(asyncbatch.StoppedError, match="interrupted"):
+            loop.run_until_complete(cell())
+        assert time.monotonic() - began < 5
+        interrupt.join()
+    check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
