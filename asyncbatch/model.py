@@ -82,7 +82,7 @@ class Failure:
     exception: str = ""
     """Type name of an exception raised by a Python callable."""
     reused_connection: bool = False
-    """The request went out on a connection that had carried others: before any reply byte, a reset may just mean that it was stale."""
+    """The request went out on a connection that had carried others: a reset before any reply byte may mean it was stale."""
 
     def summary(self) -> str:
         """One line for people: status, name, and the first 300 characters of the message. Never the request."""

@@ -168,6 +168,10 @@ def _told(flights: "pa.Table", sink: Path, report: "RunReport", compared: Compar
         if compared.largest_difference == 0
         else f"up to {compared.largest_difference:g} apart"
     )
+    usual = (
+        f"          {compared.rows_per_s:,.0f} rows/s for the usual loop (pandas, 100 rows a call, boto3) on"
+        f" {compared.rows:,} of the same rows: {ratio:.1f}x, {same}"
+    )
     lines = [
         "",
         f"{scored.num_rows:,} rows in {sink}, in the order of the input",
@@ -175,8 +179,8 @@ def _told(flights: "pa.Table", sink: Path, report: "RunReport", compared: Compar
         _some_rows(scored),
         "",
         f"how good: AUC {quality:.3f} on {int(held_out.sum()):,} flights of days the model never saw (0.5 is guessing)",
-        f"how fast: {report.metrics.rows_per_s:,.0f} rows/s; the usual loop (pandas, 100 rows a call, boto3)"
-        f" {compared.rows_per_s:,.0f} rows/s on {compared.rows:,} of the same rows: {ratio:.1f}x, {same}",
+        f"how fast: {report.metrics.rows_per_s:,.0f} rows/s",
+        usual,
         "",
         "what next:",
         "  asyncbatch run YOUR.parquet scored/ -e YOUR-SAGEMAKER-ENDPOINT --no-send id,label",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncbatch.config import Option
-from asyncbatch.server.config import DIALECTS
+from asyncbatch.server.config import DIALECTS, ERROR_KINDS
 from asyncbatch.units import (
     parse_bool,
     parse_count,

@@ -68,7 +68,9 @@ class Cruise:
         measure = point.measure(self.epoch, now)
         point.latency_s = measure.latency_s
         point.fit.focus(point.rows)
-        if measure.latency_s < 0.95 * point.fit.seconds(measure.rows):  # no request waits less than not at all
+        if measure.latency_s < 0.95 * point.fit.seconds(
+            measure.rows
+        ):  # no request waits less than not at all
             point.fit.add(measure.rows, measure.latency_s, weight=8.0)
         if explorer.trial is not None:
             if not self._judge(now, measure, paced_rate):
@@ -115,8 +117,14 @@ class Cruise:
             explorer.base = None
             self.epoch = point.epoch(now, settle_s=measure.latency_s)
             return False
-        if caps.suspect_rows > point.rows and point.fit.gain(point.rows, caps.suspect_rows) > 0.1 and caps.doubt():
-            point.note(now, f"{caps.suspect_rows} rows once more", "it may have failed for another reason than size")
+        if (
+            caps.suspect_rows > point.rows
+            and point.fit.gain(point.rows, caps.suspect_rows) > 0.1
+            and caps.doubt()
+        ):
+            point.note(
+                now, f"{caps.suspect_rows} rows once more", "it may have failed for another reason than size"
+            )
         self._saved = (point.rows, point.limit)
         queue_factor = point.queue_factor(measure.latency_s, measure.rows)
         if point.limit < 1.1 * point.slots and queue_factor > 1.4:
@@ -145,13 +153,12 @@ class Cruise:
             self.epoch = point.epoch(now)
             return False
         if trial.move is Move.ROWS_MODEL and not paced and around.gain(trial.rows) > 0.1:
-            explorer.trial = None
             return True
         self.start(now)
         return False
 
     def start(self, now: float) -> None:
-        """Apply the proposed trial and measure it."""
+        """Apply the proposed trial and measure it; what to do if no row climb began."""
         point, trial = self._point, self.explorer.trial
         if trial is None:
             self.epoch = point.epoch(now)

@@ -87,7 +87,13 @@ class Explorer:
 
     def reset(self) -> None:
         """Every direction is worth trying again."""
-        self._wait = {Move.ROWS_MODEL: 0, Move.FLIGHT_UP: 0, Move.ROWS_UP: 3, Move.FLIGHT_DOWN: 2, Move.ROWS_DOWN: 5}
+        self._wait = {
+            Move.ROWS_MODEL: 0,
+            Move.FLIGHT_UP: 0,
+            Move.ROWS_UP: 3,
+            Move.FLIGHT_DOWN: 2,
+            Move.ROWS_DOWN: 5,
+        }
         self._gap = dict.fromkeys(Move, 2)
         self._drift = 0.0
         self._streak = 0
@@ -190,7 +196,11 @@ class Explorer:
         rows, flight, precision = around.rows, around.in_flight, 0.04
         if move is Move.ROWS_MODEL:
             rows = min(around.goal_rows, 4 * rows, around.max_rows)
-            if rows < 1.3 * around.rows or around.rounds_left < 3 * rows / around.rows or around.gain(rows) < 0.015:
+            if (
+                rows < 1.3 * around.rows
+                or around.rounds_left < 3 * rows / around.rows
+                or around.gain(rows) < 0.015
+            ):
                 return None
             precision = 0.1
         elif move is Move.ROWS_UP:

@@ -109,7 +109,9 @@ class OperatingPoint:
         if paced:
             rows = max(rows, min(4 * self.rows, (longest_s - a) / b))
         if rows < self.caps.max_rows:
-            rows = 2.0 ** round(math.log2(rows))  # padded endpoints work in powers of two; others lose nothing
+            rows = 2.0 ** round(
+                math.log2(rows)
+            )  # padded endpoints work in powers of two; others lose nothing
         return min(rows, self.rows_ceiling, fit.knee(), float(self.top_rows))
 
     def epoch(self, now_s: float, *, settle_s: float = 0.0, precision: float = 0.05) -> Epoch:

@@ -35,7 +35,9 @@ class RequestPacer:
         if self.rate < math.inf:
             elapsed = now_s - self._touched_s
             self._touched_s = now_s
-            growth = 0.07 if self.rate < 0.9 * self._refused_rate else 0.002 if now_s < self._cut_s + 30 else 0.01
+            growth = (
+                0.07 if self.rate < 0.9 * self._refused_rate else 0.002 if now_s < self._cut_s + 30 else 0.01
+            )
             self.rate = min(self.rate * math.exp(min(1.0, growth * elapsed)), 1e6)
             self._tokens = min(max(1.0, 0.1 * self.rate), self._tokens + elapsed * self.rate)
             if self._tokens < 1:

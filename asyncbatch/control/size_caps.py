@@ -52,7 +52,12 @@ class SizeCaps:
     def refused(self, rows: int, body_bytes: int, outcome: Outcome) -> bool:
         """A chunk was too large (or failed as if it were). True if that tells something new."""
         if outcome is Outcome.TOO_LARGE:
-            if body_bytes > self._good_bytes and body_bytes > 0 and self._rows_vary and rows <= self.good_rows:
+            if (
+                body_bytes > self._good_bytes
+                and body_bytes > 0
+                and self._rows_vary
+                and rows <= self.good_rows
+            ):
                 new = body_bytes < self._bytes_cap
                 self._bytes_cap = min(self._bytes_cap, body_bytes - 1)
                 return new

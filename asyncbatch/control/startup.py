@@ -82,7 +82,9 @@ class Startup:
         if sample.started_s < since_s:
             return
         if self.phase is Phase.FLIGHT:
-            grown = self._slow.answered(seconds=seconds, idle_s=idle_s, in_flight=begun_with, limit=point.limit)
+            grown = self._slow.answered(
+                seconds=seconds, idle_s=idle_s, in_flight=begun_with, limit=point.limit
+            )
             point.limit = min(float(point.flight_range.high), grown)
             little = point.rounds_left < 2
             if self._slow.done or point.limit >= point.flight_range.high or little:

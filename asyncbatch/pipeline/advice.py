@@ -21,7 +21,9 @@ BODY_TYPES = {
     "application/vnd.apache.arrow.stream": "arrow",
 }
 """Media types that servers name, and the `--body` that makes them; the likelier first."""
-_REFUSED_TYPE = re.compile(r"not supported|unsupported|only supports|expected request with|media type", re.IGNORECASE)
+_REFUSED_TYPE = re.compile(
+    r"not supported|unsupported|only supports|expected request with|media type", re.IGNORECASE
+)
 _NO_NUMBER = re.compile(
     r"convert string to float|could not convert|not a number|parse (?:float|number)|invalid literal|dtype|numeric",
     re.IGNORECASE,
@@ -41,7 +43,9 @@ _FEATURES = tuple(
     )
 )
 """How containers and libraries say that the number of columns is wrong."""
-_ID_NAME = re.compile(r"(?:.*_)?(?:id|uuid|guid|key)|.*[a-z]I[dD]|index|row(?:_?(?:id|no|num|number|index))?|unnamed: 0", re.IGNORECASE)
+_ID_NAME = re.compile(
+    r"(?:.*_)?(?:id|uuid|guid|key)|index|row(?:_?(?:id|no|num|number|index))?|unnamed: 0", re.IGNORECASE
+)
 _CAMEL_ID = re.compile(r".*[a-z](?:Id|ID|Uuid|UUID)")
 _LABEL_NAME = re.compile(
     r"(?:true_?)?(?:labels?|targets?|class|outcome|ground_?truth|response)|y(?:_?true)?|(?:label|target|class)_.*|.*_(?:label|target)",
@@ -128,7 +132,12 @@ def reply_advice(sent: Sent) -> tuple[Advice, ...]:
     """What may be wrong where replies came and could not be read."""
     found = list(_misread_input(sent))
     if sent.accept is not None:
-        found.append(Advice(mistake=f"replies come in the form that --accept {sent.accept} asks for", fix="leave --accept out"))
+        found.append(
+            Advice(
+                mistake=f"replies come in the form that --accept {sent.accept} asks for",
+                fix="leave --accept out",
+            )
+        )
     return _unique(found)
 
 
@@ -140,7 +149,11 @@ def column_advice(sent: Sent) -> tuple[Advice, ...]:
     if sent.body != "raw" and len(sent.columns) > 1:
         for names, what in ((ids, "an id"), (labels, "a label")):
             if names:
-                found.append(Advice(mistake=f"{_quoted(names)} {_are(names)} sent and may be {what}", fix=_no_send(names)))
+                found.append(
+                    Advice(
+                        mistake=f"{_quoted(names)} {_are(names)} sent and may be {what}", fix=_no_send(names)
+                    )
+                )
     return _unique(found)
 
 
@@ -154,19 +167,32 @@ def _misread_input(sent: Sent, _refused: Refused | None = None) -> Iterator[Advi
     names = [column.name for column in sent.columns]
     for delimiter, shown in _DELIMITERS.items():
         if any(delimiter in name for name in names):
-            yield Advice(mistake=f"column names of the input hold the delimiter {shown}", fix=f"--delimiter {shown}")
+            yield Advice(
+                mistake=f"column names of the input hold the delimiter {shown}", fix=f"--delimiter {shown}"
+            )
     if len(names) > 1 and sum(_is_number(name) for name in names) * 2 > len(names):
-        yield Advice(mistake="the input's first line, which holds numbers, is taken for column names", fix="--no-header")
+        yield Advice(
+            mistake="the input's first line, which holds numbers, is taken for column names",
+            fix="--no-header",
+        )
     if sent.no_header and any(column.name_like for column in sent.columns):
-        yield Advice(mistake="the input's first line, which holds names, is taken for a row", fix="leave --no-header out")
+        yield Advice(
+            mistake="the input's first line, which holds names, is taken for a row",
+            fix="leave --no-header out",
+        )
 
 
 def _accept(sent: Sent, refused: Refused) -> Iterator[Advice]:
-    if sent.accept is None or not (refused.status == 406 or "accept" in refused.text.lower() or sent.accept in refused.text):
+    if sent.accept is None or not (
+        refused.status == 406 or "accept" in refused.text.lower() or sent.accept in refused.text
+    ):
         return
-    known = [media for media in ("text/csv", "application/json", "application/x-npy") if media in _other_types(refused.text, sent.accept)]
+    named = _other_types(refused.text, sent.accept)
+    known = [media for media in ("text/csv", "application/json", "application/x-npy") if media in named]
     mistake = f"the server makes no {sent.accept}"
-    yield Advice(mistake=mistake, fix=f"--accept {known[0]}, or leave --accept out" if known else "leave --accept out")
+    yield Advice(
+        mistake=mistake, fix=f"--accept {known[0]}, or leave --accept out" if known else "leave --accept out"
+    )
 
 
 def _content_type(sent: Sent, refused: Refused) -> Iterator[Advice]:
@@ -175,16 +201,21 @@ def _content_type(sent: Sent, refused: Refused) -> Iterator[Advice]:
     made = sent.body.removesuffix("-header")
     if sent.content_type_given and own and made not in own and sent.body != "raw":
         yield Advice(
-            mistake=f"the body is {made}, and --content-type {sent.content_type} says otherwise", fix=f"--body {next(iter(own))}"
+            mistake=f"the body is {made}, and --content-type {sent.content_type} says otherwise",
+            fix=f"--body {next(iter(own))}",
         )
         return
-    if not (refused.status == 415 and _REFUSED_TYPE.search(refused.text)) and sent.content_type not in refused.text:
+    if (
+        not (refused.status == 415 and _REFUSED_TYPE.search(refused.text))
+        and sent.content_type not in refused.text
+    ):
         return
     if not _REFUSED_TYPE.search(refused.text):
         return
     if ";" in sent.content_type and sent.content_type in refused.text:
         yield Advice(
-            mistake=f"the server looks up the whole Content-Type {sent.content_type!r}", fix=f"--content-type {media}"
+            mistake=f"the server looks up the whole Content-Type {sent.content_type!r}",
+            fix=f"--content-type {media}",
         )
         return
     taken = [body for name, body in BODY_TYPES.items() if name in _other_types(refused.text, media)]
@@ -206,30 +237,44 @@ def _envelope(sent: Sent, refused: Refused) -> Iterator[Advice]:
         fix = "--body raw --template '{\"inputs\": $row}' --send the column with the prompt"
         yield Advice(mistake="the server takes one prompt a request", fix=fix)
     elif "header columns" in lowered and sent.body == "csv":
-        yield Advice(mistake="the server wants a header line that names the column inputs", fix="--body csv-header")
-    elif "dataframe_split" in text and "dataframe_" not in (sent.template or ""):
+        yield Advice(
+            mistake="the server wants a header line that names the column inputs", fix="--body csv-header"
+        )
+    elif "dataframe_split" in text and sent.template not in ("split", "records"):
         yield Advice(mistake="the server wants one of MLflow's envelopes", fix="--body json --template split")
     elif "text input must be" in lowered or "'list' object has no attribute 'pop'" in text:
-        yield Advice(mistake="the server wants a list of texts as inputs", fix="--body json --template inputs --row value")
+        yield Advice(
+            mistake="the server wants a list of texts as inputs",
+            fix="--body json --template inputs --row value",
+        )
     elif re.search(r"expected 2d array, got (?:scalar|1d) array", lowered) and json_sent:
         yield Advice(
             mistake="the server wants the bare list of rows",
             fix="--row array" if sent.row == "value" else "--template '$rows'",
         )
-    elif re.search(r"\binputs\b", text) and re.search(r"missing|keyerror|required|unable to find|parse|field", lowered):
+    elif re.search(r"\binputs\b", text) and re.search(
+        r"missing|keyerror|required|unable to find|parse|field", lowered
+    ):
         fixes = "--body json --template v2 (a tensor a column) or --body json --template inputs"
         if not (sent.template or "").startswith(("v2", "inputs")):
             yield Advice(mistake="the server wants an object with inputs", fix=fixes)
     elif re.search(r"\binstances\b", text) and sent.template not in (None, "instances"):
         yield Advice(mistake="the server wants an object with instances", fix="--template instances")
-    elif re.search(r"\bjson\b", lowered) and not json_sent and not sent.body.startswith("jsonl") and _says_unparsed(lowered):
+    elif (
+        re.search(r"\bjson\b", lowered)
+        and not json_sent
+        and not sent.body.startswith("jsonl")
+        and _says_unparsed(lowered)
+    ):
         yield Advice(mistake="the server wants JSON", fix="--body json")
 
 
 def _header_line(sent: Sent, refused: Refused) -> Iterator[Advice]:
     if sent.body == "csv-header" and _NO_NUMBER.search(refused.text):
         yield Advice(mistake="the header line is read as a row", fix="--body csv, which sends none")
-    if sent.body == "csv" and re.search(r"enforce schema|missing inputs|column names|feature names", refused.text, re.IGNORECASE):
+    if sent.body == "csv" and re.search(
+        r"enforce schema|missing inputs|column names|feature names", refused.text, re.IGNORECASE
+    ):
         yield Advice(mistake="the server knows columns by their names", fix="--body csv-header")
 
 
@@ -239,12 +284,17 @@ def _text_columns(sent: Sent, refused: Refused) -> Iterator[Advice]:
     texts = [column for column in sent.columns if column.kind == "text"]
     if texts:
         names = [column.name for column in sent.columns if column in texts or column.looks_like_label]
-        what = "holds text, and the model wants numbers" if len(texts) == 1 else "hold text, and the model wants numbers"
+        what = (
+            "holds text, and the model wants numbers"
+            if len(texts) == 1
+            else "hold text, and the model wants numbers"
+        )
         yield Advice(mistake=f"{_quoted([column.name for column in texts])} {what}", fix=_no_send(names))
 
 
 def _feature_count(sent: Sent, refused: Refused) -> Iterator[Advice]:
-    match = next((found for pattern in _FEATURES if (found := pattern.search(refused.text))), None)
+    matches = (pattern.search(refused.text) for pattern in _FEATURES)
+    match = next((each for each in matches if each is not None), None)
     if match is None:
         return
     wanted, found = int(match["wanted"]), len(sent.columns)
@@ -257,17 +307,22 @@ def _feature_count(sent: Sent, refused: Refused) -> Iterator[Advice]:
         if suspects and len(suspects) <= found - wanted:
             yield Advice(mistake=mistake, fix=_no_send(suspects))
         else:
-            yield Advice(mistake=mistake, fix=f"name the {wanted} with --send, or leave {found - wanted} out with --no-send")
+            yield Advice(
+                mistake=mistake,
+                fix=f"name the {wanted} with --send, or leave {found - wanted} out with --no-send",
+            )
     elif found < wanted:
         yield Advice(
-            mistake=f"the model takes {wanted} columns, and {found} are sent", fix="name all of them with --send, or fewer with --no-send"
+            mistake=f"the model takes {wanted} columns, and {found} are sent",
+            fix="name all of them with --send, or fewer with --no-send",
         )
 
 
 def _one_column(sent: Sent, refused: Refused) -> Iterator[Advice]:
     if sent.wants_numbers and len(sent.columns) == 1 and "got 1D array" in refused.text:
         yield Advice(
-            mistake="the server cannot tell one column of CSV from one row", fix="--body npy, or --body json --template '$rows'"
+            mistake="the server cannot tell one column of CSV from one row",
+            fix="--body npy, or --body json --template '$rows'",
         )
 
 
@@ -275,7 +330,9 @@ def _suspects(sent: Sent, _refused: Refused) -> Iterator[Advice]:
     """Nothing better is known: columns that are not the model's business by their looks."""
     names = [column.name for column in sent.columns if column.looks_like_id or column.looks_like_label]
     if names and len(names) < len(sent.columns) and sent.body != "raw":
-        yield Advice(mistake=f"{_quoted(names)} {_are(names)} sent and may be no feature", fix=_no_send(names))
+        yield Advice(
+            mistake=f"{_quoted(names)} {_are(names)} sent and may be no feature", fix=_no_send(names)
+        )
 
 
 _LOOKS: tuple[Callable[[Sent, Refused], Iterator[Advice]], ...] = (
@@ -296,11 +353,16 @@ _LOOKS: tuple[Callable[[Sent, Refused], Iterator[Advice]], ...] = (
 
 def _other_types(text: str, own: str) -> set[str]:
     """The media types that a message names, but for the one that was sent."""
-    return set(re.findall(r"\b(?:text|application)/[\w.+-]*\w", text.lower())) - {own.partition(";")[0].strip().lower()}
+    return set(re.findall(r"\b(?:text|application)/[\w.+-]*\w", text.lower())) - {
+        own.partition(";")[0].strip().lower()
+    }
 
 
 def _says_unparsed(lowered: str) -> bool:
-    return any(word in lowered for word in ("parse", "decode", "expecting", "invalid", "malformed", "expected", "valid"))
+    return any(
+        word in lowered
+        for word in ("parse", "decode", "expecting", "invalid", "malformed", "expected", "valid")
+    )
 
 
 def _is_number(text: str) -> bool:
@@ -318,7 +380,9 @@ def _no_send(names: Sequence[str]) -> str:
 
 def _quoted(names: Sequence[str]) -> str:
     shown = [repr(name) for name in names[:4]] + ([f"{len(names) - 4} more"] if len(names) > 4 else [])
-    return ("column " if len(names) == 1 else "columns ") + " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return ("column " if len(names) == 1 else "columns ") + " and ".join(
+        filter(None, [", ".join(shown[:-1]), shown[-1]])
+    )
 
 
 def _are(names: Sequence[str]) -> str:

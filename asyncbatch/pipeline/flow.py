@@ -338,12 +338,12 @@ class Flow:
             self._work.put_halves(work, Kind.BISECT if step is Step.BISECT else Kind.RETRY)
 
     def _delay(self, work: Work, refusal: Refusal) -> float:
-        """Seconds until the next try: full jitter, at least what the endpoint asked for, longest when the budget is spent."""
+        """Seconds until the next try: what the endpoint asked for, and full jitter; longest when the budget is spent."""
         cap_s = _NOT_READY_CAP_S if refusal.verdict.outcome is Outcome.NOT_READY else _LONGEST_WAIT_S
         asked_s = refusal.failure.retry_after_s or 0.0
         if not self._retry_budget.take():
-            return max(asked_s, self._rng.uniform(cap_s / 4, cap_s / 2))
-        return max(asked_s, full_jitter(work.tries + work.waits, rng=self._rng, cap_s=cap_s))
+            return asked_s + self._rng.uniform(cap_s / 4, cap_s / 2)
+        return asked_s + full_jitter(work.tries + work.waits, rng=self._rng, cap_s=cap_s)
 
     # -- one row alone ---------------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class EndpointApp:
         )
         self._started_s = time.monotonic()
         self._outcomes: Counter[str] = Counter()
-        self._requests = self._rows = self._bytes_in = self._bytes_out = 0
+        self._requests = self._rows = self._rows_in = self._bytes_in = self._bytes_out = 0
         self._in_flight = self._most_in_flight = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -116,6 +116,7 @@ class EndpointApp:
         found: dict[str, Any] = {
             "requests": self._requests,
             "rows": self._rows,
+            "rows_in": self._rows_in,
             "outcomes": dict(self._outcomes),
             "bytes_in": self._bytes_in,
             "bytes_out": self._bytes_out,
@@ -193,8 +194,10 @@ class EndpointApp:
         flaw: Flaw | None = None
         if self._simulated is None:
             work, (reply, content_type) = await self._run(partial(self._answer_at_once, asked), len(body))
+            self._rows_in += work.rows
         else:
             work = await self._run(partial(self._open, asked), len(body))
+            self._rows_in += work.rows
             ending, flaw = await self._simulated.serve(work, body_bytes=len(body))
             reply, content_type = await self._run(partial(work.answer, flaw=flaw), len(body))
             reply, content_type = flawed_body(reply, content_type, flaw)

@@ -64,7 +64,9 @@ class ModelWork:
         if found != self.rows:
             raise ContainerError(500, f"the model answered {found} predictions for {self.rows} rows")
         return self.dialect.encode(
-            flawed_predictions(predictions, flaw), accept=self.request.accept, content_type=self.request.content_type
+            flawed_predictions(predictions, flaw),
+            accept=self.request.accept,
+            content_type=self.request.content_type,
         )
 
 

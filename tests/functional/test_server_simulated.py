@@ -151,6 +151,47 @@ def test_a_short_reply_lacks_the_last_row() -> None:
     assert stats["outcomes"] == {"short": 1}
 
 
+@pytest.mark.parametrize(
+    ("kind", "reply"),
+    [
+        ("short", b"0\n1\n"),
+        ("long", b"0\n1\n2\n2\n"),
+        ("nan", b"nan\nnan\nnan\n"),
+        ("empty", b""),
+        ("mistyped", b"0\n1\n2\n"),
+    ],
+)
+@pytest.mark.parametrize("body", [lines(0, 3), b'"0"\n1\n2\n'], ids=["lines", "parsed"])
+def test_a_flawed_reply_is_complete_and_wrong(kind: str, reply: bytes, body: bytes) -> None:
+    replies, stats, _ = asyncio.run(ask_many(config(errors={kind: 1.0}), [body]))
+    assert [(status, text.replace(b".0", b"")) for status, text in replies] == [(200, reply)]
+    assert stats["outcomes"] == {kind: 1}
+    assert stats["rows_in"] == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "said"),
+    [
+        ("413", 413, b"exceeded"),
+        ("424-400", 424, b'"OriginalStatusCode":400'),
+        ("502", 502, b"<html>"),
+        ("capacity", 400, b"no capacity"),
+        ("garbage", 200, b"<html>"),
+    ],
+)
+def test_more_kinds_of_errors_look_as_they_do_elsewhere(kind: str, status: int, said: bytes) -> None:
+    replies, _, _ = asyncio.run(ask_many(config(errors={kind: 1.0}), [lines(0, 5)]))
+    assert replies[0][0] == status
+    assert said in replies[0][1]
+
+
+def test_a_trickling_reply_is_slow_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncbatch.server.app.HANG_S", 0.2)
+    replies, _, took_s = asyncio.run(ask_many(config(errors={"trickle": 1.0}), [lines(0, 300)]))
+    assert replies == [(200, lines(0, 300).replace(b",x", b""))]
+    assert took_s >= 0.2
+
+
 def test_a_reset_ends_without_a_reply_and_a_truncated_one_inside_it() -> None:
     async def scenario(kind: str) -> Exception:
         async with serving(config(errors={kind: 1.0})) as server, aiohttp.ClientSession() as session:
@@ -163,6 +204,7 @@ def test_a_reset_ends_without_a_reply_and_a_truncated_one_inside_it() -> None:
 
     assert isinstance(asyncio.run(scenario("reset")), aiohttp.ServerDisconnectedError)
     assert isinstance(asyncio.run(scenario("truncated")), aiohttp.ClientPayloadError)
+    assert isinstance(asyncio.run(scenario("reset-inside")), aiohttp.ClientError)
 
 
 def test_a_client_that_gives_up_does_not_lose_a_slot() -> None:

@@ -140,7 +140,7 @@ def test_a_cancelled_request_gives_its_place_or_its_slot_back() -> None:
             task.cancel()
         await asyncio.wait(tasks, timeout=2)
         assert [task.cancelled() for task in tasks] == [True, True, True, False]
-        assert tasks[3].result() == (Ending.COMPLETE, False)
+        assert tasks[3].result() == (Ending.COMPLETE, None)
         assert (endpoint.statistics().busy, endpoint.statistics().waiting) == (0, 0)
 
     asyncio.run(scenario())
@@ -172,7 +172,7 @@ def test_a_request_cancelled_just_as_its_turn_comes_passes_the_slot_on() -> None
         endpoint._leave()
         waiting[0].cancel()
         await asyncio.wait(waiting, timeout=2)
-        assert waiting[1].result() == (Ending.COMPLETE, False)
+        assert waiting[1].result() == (Ending.COMPLETE, None)
         assert endpoint.statistics().busy == 0
 
     asyncio.run(scenario())
