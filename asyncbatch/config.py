@@ -27,6 +27,7 @@ from asyncbatch.units import (
     parse_positive,
     parse_positive_number,
     parse_range,
+    parse_renames,
     parse_size,
     parse_text,
     parse_types,
@@ -67,11 +68,7 @@ def _choice(*choices: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         text = parse_text(value)
         if text not in choices:
-            near = difflib.get_close_matches(text, choices, n=1)
-            raise ValueError(
-                f"{text!r} is not one of {', '.join(choices)}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            raise ValueError(f"expected one of {', '.join(choices)}")
         return text
 
     return parse
@@ -203,6 +200,16 @@ class ReplyConfig:
         "error", panel=_REP, metavar="NAME", parse=parse_text, semantic=True, help="name of the error column")
     threshold: float | None = option(None, panel=_REP, metavar="X", parse=parse_number, semantic=True,
         help="add a 0/1 label: prediction > X", default_text="no label")
+    argmax: bool = option(False, panel=_REP, kind="flag", parse=parse_bool, semantic=True,
+        help="add a label: the position of the largest number of each vector, from 0")
+    labels: tuple[str, ...] = option((), panel=_REP, metavar="A,B", parse=parse_names, semantic=True,
+        help="texts as labels: one per number of a vector, or two with --threshold, the one below first",
+        default_text="none")
+    round: int | None = option(None, panel=_REP, metavar="N", parse=parse_count, semantic=True,
+        help="decimals of predictions as written; labels are made before", default_text="every digit")
+    rename: tuple[tuple[str, str], ...] = option((), panel=_REP, metavar="OLD=NEW,...", parse=parse_renames, semantic=True,
+        help="other names for output columns; a reply's field goes before an input column of that name",
+        default_text="none")
     predicted_label_name: str = option("predicted_label", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
         help="name of the label column")
     meta: tuple[str, ...] = option((), panel=_REP, metavar=",".join(META), parse=parse_meta, semantic=True,
@@ -313,10 +320,7 @@ class RunConfig:
             try:
                 values[part][name] = opt.parse(raw)
             except (TypeError, ValueError) as error:
-                raise ConfigError(
-                    f"{flag(name)} {raw!r}: {error}" if not opt.secret else f"{flag(name)}: {error}",
-                    hint=f"expected {opt.metavar}" if opt.metavar else None,
-                ) from error
+                raise bad_value(name, raw, opt, error) from error
         return _checked(cls(**{part: PARTS[part](**given) for part, given in values.items()}))
 
     def semantic(self) -> dict[str, Any]:
@@ -363,6 +367,19 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def bad_value(name: str, raw: Any, option: Option, error: Exception, *, where: str = "") -> ConfigError:
+    """What `option.parse` has against `raw`, with the option's own line of help or the nearest choice as hint.
+
+    Args:
+        where: the file or variable that the value came from; the command line if empty.
+    """
+    named = f"{where}: {name}" if where else flag(name)
+    shown = "" if option.secret else f" {raw!r}"
+    near = difflib.get_close_matches(str(raw), option.choices, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"{flag(name)} {option.metavar}: {option.help}"
+    return ConfigError(f"{named}{shown}: {error}", hint=hint.replace(" :", ":"))
+
+
 def environment_options(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Options set by `ASYNCBATCH_*` variables: `ASYNCBATCH_CHUNK_ROWS=500`.
 
@@ -390,6 +407,14 @@ def _checked(config: RunConfig) -> RunConfig:
     if request.template is not None and request.body not in ("json", "jsonl", "raw"):
         raise ConfigError(
             f"--template needs --body json, jsonl or raw, not {request.body}", hint="add --body json"
+        )
+    if reply.argmax and reply.threshold is not None:
+        raise ConfigError(
+            "--argmax and --threshold exclude each other", hint="--argmax is for vectors, --threshold for one number"
+        )
+    if reply.labels and reply.threshold is not None and len(reply.labels) != 2:
+        raise ConfigError(
+            f"--threshold has two labels, and --labels names {len(reply.labels)}", hint="such as --labels no,yes"
         )
     if config.output.quiet and config.output.verbose:
         raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")

@@ -9,6 +9,7 @@ AsyncBatchError                 base: one sentence, a hint with the next step, a
 ├── EndpointError               the endpoint refuses for good: unknown, forbidden, TLS, fatal reply  exit 1
 ├── ReplyError                  replies cannot be read, or could be read in two ways                exit 1
 │   └── ReplyMismatchError      one reply differs from the learned layout; `kind` says how
+├── SourceError              the input failed while it was read; what is committed stays           exit 1
 ├── StorageError                the disk or store failed while writing; what is committed stays     exit 1
 ├── TooManyRejectsError         more rows rejected than `--max-errors`, or any under `--on-error fail`  exit 1
 ├── StoppedError                stopped on purpose and resumable: signal, outage, deadline, login    exit 75
@@ -92,6 +93,10 @@ class ReplyMismatchError(ReplyError):
     def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
+
+
+class SourceError(AsyncBatchError):
+    """The input turned out damaged, or went away, after the run had begun. Committed parts stay."""
 
 
 class StorageError(AsyncBatchError):

@@ -84,8 +84,14 @@ class Failure:
     reused_connection: bool = False
     """The request went out on a connection that had carried others: a reset before any reply byte may mean it was stale."""
 
-    def summary(self) -> str:
-        """One line for people: status, name, and the first 300 characters of the message. Never the request."""
+    @property
+    def words(self) -> str:
+        """What the endpoint said; the container's words where they came through."""
+        return self.original_message or self.message
+
+    @property
+    def head(self) -> str:
+        """Status and name, without the words."""
         parts = []
         if self.transport is not None:
             parts.append(self.transport.value)
@@ -97,11 +103,14 @@ class Failure:
             parts.append(f"(container: {self.original_status})")
         if self.exception:
             parts.append(self.exception)
-        text = " ".join((self.original_message or self.message).split())
+        return " ".join(parts) or "failed"
+
+    def summary(self) -> str:
+        """One line: `head` and the first 300 characters of `words`. They may quote rows: it stays with the data."""
+        text = " ".join(self.words.split())
         if len(text) > 300:
             text = text[:300] + "…"
-        head = " ".join(parts) or "failed"
-        return f"{head}: {text}" if text else head
+        return f"{self.head}: {text}" if text else self.head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,10 @@ _PAIRS_END = re.compile(r",(?![^(\[]*[)\]])")
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+SECRET_NAMES = re.compile(r"key|token|secret|sig|code|auth|pass|pwd|cred", re.IGNORECASE)
+"""Names of query parameters whose values are shown and stored nowhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class IntRange:
     """Hard bounds `low:high`, both included; fixed when equal."""
@@ -135,7 +139,7 @@ def parse_number(value: Any) -> float:
 
 def parse_positive(value: Any) -> int:
     """A whole number, 1 or more."""
-    number = parse_count(value)
+    number = -1 if re.fullmatch(r"\s*-[0-9_,]+\s*", str(value)) else parse_count(value)
     if number < 1:
         raise ValueError("must be 1 or more")
     return number
@@ -234,6 +238,11 @@ def _parse_pairs(value: Any, *, form: str) -> tuple[tuple[str, str], ...]:
 def parse_types(value: Any) -> tuple[tuple[str, str], ...]:
     """`a=int64,b=string`, or a mapping."""
     return _parse_pairs(value, form="COLUMN=TYPE")
+
+
+def parse_renames(value: Any) -> tuple[tuple[str, str], ...]:
+    """`old=new,old=new`, or a mapping."""
+    return _parse_pairs(value, form="OLD=NEW")
 
 
 def parse_headers(value: Any) -> Headers:

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PLACE = "127.0.0.1:8080"
 TIMEOUT_S = 60
+AT_ONCE = 3
 _FENCE = re.compile(r"^(```+)(\w*)\s*$")
 _MARK = re.compile(r"^<!--\s*(run|file|output|serve)\b\s*(.*?)\s*-->\s*$")
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^()\s]+)\)")
@@ -269,6 +270,18 @@ def run_console(block: Block, where: str, folder: Path, address: str) -> Iterato
             yield f"{where}: {command}: printed\n{got}"
 
 
+def console(block: Block, page: Page, folder: Path, address: str) -> list[str]:
+    return list(run_console(block, f"{page.name}:{block.line}", folder, address))
+
+
+def only_plans(block: Block) -> bool:
+    """Whether it writes nothing, so that it can be run beside others."""
+    commands = [command for command, _ in commands_of(block)]
+    return block.language == "console" and all(
+        re.search(r"(?:^|\s)asyncbatch plan ", command) and ">" not in command for command in commands
+    )
+
+
 def run_python(blocks: Sequence[Block], page: Page, folder: Path, address: str) -> Iterator[str]:
     """All of them in one process, each with what it printed."""
     texts = [block.text.replace(PLACE, address) for block in blocks if block.language == "python"]
@@ -332,15 +345,20 @@ def run_page(page: Page, addresses: dict[str, str]) -> list[str]:
             if block.mark == "file":
                 (folder / block.argument).write_text(block.text + "\n", encoding="utf-8")
             elif block.language == "console":
-                problems += run_console(block, f"{page.name}:{block.line}", folder, address)
+                together = [block]
+                while marked and only_plans(block) and only_plans(marked[0]):
+                    together.append(marked.pop(0))
+                with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+                    for found in pool.map(lambda each: console(each, page, folder, address), together):
+                        problems += found
             elif block.language == "python":
                 group = [block]
-                while (
-                    marked
-                    and (marked[0].language == "python" or marked[0].mark == "output")
-                    and marked[0].mark != "file"
-                ):
-                    group.append(marked.pop(0))
+                while marked and marked[0].language != "console":
+                    block = marked.pop(0)
+                    if block.mark == "file":
+                        (folder / block.argument).write_text(block.text + "\n", encoding="utf-8")
+                    else:
+                        group.append(block)
                 problems += run_python(group, page, folder, address)
             else:
                 problems.append(f"{page.name}:{block.line}: a {block.language} block cannot be run")
@@ -352,7 +370,7 @@ def run_pages(pages: Sequence[Page]) -> list[str]:
     with contextlib.ExitStack() as stack:
         addresses = {model: stack.enter_context(server(model)) for model in models}
         longest_first = sorted(pages, key=lambda page: -len([block for block in page.blocks if block.mark]))
-        with ThreadPoolExecutor(max_workers=3) as pool:
+        with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
             return [
                 problem
                 for found in pool.map(lambda page: run_page(page, addresses), longest_first)

@@ -1,10 +1,11 @@
 """Measure what each dependency costs, into docs/dependencies.json, and fill in docs/dependencies.md.
 
-    python scripts/measure_dependencies.py [--check]
+    python scripts/measure_dependencies.py [--check | NAME ...]
 
 In this environment: installed bytes of a distribution (compiled files included), alone and with everything it
-requires in turn, and the median of five imports in fresh processes. With `--check` nothing is measured or
-written: exits 1 if the table is not what the JSON says, or a dependency of pyproject.toml is not in it.
+requires in turn, and the median of five imports in fresh processes. With names only those are measured, and
+the others keep their figures. With `--check` nothing is measured or written: exits 1 if the table is not what
+the JSON says, or a dependency of pyproject.toml is not in it.
 """
 
 import importlib.metadata
@@ -35,6 +36,7 @@ _MODULES = {
     "pyarrow-stubs": None,
     "pytest-timeout": "pytest_timeout",
     "ruff": None,
+    "xgboost-cpu": "xgboost",
 }
 """What is imported, where it is not the distribution's name; None: nothing is."""
 _IMPORT = "import time; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
@@ -92,28 +94,34 @@ def import_ms(module: str) -> float:
     return statistics.median(times[1:]) * 1000
 
 
-def measure() -> dict[str, Any]:
-    rows = {}
-    for name, groups in required().items():
-        module = _MODULES.get(name, name.replace("-", "_"))
-        rows[name] = {
-            "wanted_by": groups,
-            "version": importlib.metadata.version(name),
-            "mb": round(installed_bytes([name]) / 1e6, 1),
-            "mb_with_requirements": round(installed_bytes(closure(name)) / 1e6, 1),
-            "import_ms": None if module is None else round(import_ms(module)),
-        }
-        print(name, rows[name])
-    core: set[str] = set()
-    for name, groups in required().items():
-        if "core" in groups:
-            core |= closure(name)
+def measure(name: str, groups: list[str]) -> dict[str, Any]:
+    """The figures of one package."""
+    module = _MODULES.get(name, name.replace("-", "_"))
+    return {
+        "wanted_by": groups,
+        "version": importlib.metadata.version(name),
+        "mb": round(installed_bytes([name]) / 1e6, 1),
+        "mb_with_requirements": round(installed_bytes(closure(name)) / 1e6, 1),
+        "import_ms": None if module is None else round(import_ms(module)),
+    }
+
+
+def measured(names: Iterable[str]) -> dict[str, Any]:
+    """The document: `names` measured now, or everything; dependencies that are gone are left out."""
+    known = json.loads(DATA.read_text(encoding="utf-8"))["packages"] if DATA.exists() else {}
+    now = {canonicalize_name(name) for name in names}
+    wanted = required()
+    packages = {
+        name: measure(name, groups) if not now or name in now or name not in known else known[name]
+        for name, groups in wanted.items()
+    }
+    core = {each for name, groups in wanted.items() if "core" in groups for each in closure(name)}
     return {
         "python": ".".join(map(str, sys.version_info[:2])),
         "platform": sys.platform,
         "core_distributions": len(core),
         "core_mb": round(installed_bytes(core) / 1e6),
-        "packages": rows,
+        "packages": packages,
     }
 
 
@@ -164,7 +172,7 @@ def main(arguments: list[str]) -> int:
         for problem in problems:
             print(f"{problem}; run scripts/measure_dependencies.py", file=sys.stderr)
         return 1 if problems else 0
-    data = measure()
+    data = measured(arguments)
     DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), data), encoding="utf-8")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncbatch.cli import toml
-from asyncbatch.config import OPTIONS, RunConfig, environment_options
+from asyncbatch.config import OPTIONS, RunConfig, bad_value, environment_options
 from asyncbatch.errors import ConfigError
 from asyncbatch.observe.text import without_credentials
 
@@ -40,6 +40,19 @@ def read_job(
     Raises:
         ConfigError: an unreadable file, an unknown name, a bad value or combination, no source, no endpoint.
     """
+    merged, paths = given_options(file=file, options=options, environ=environ)
+    config = RunConfig.from_options(merged)
+    return _complete(config, source=source or paths["source"], sink=sink or paths["sink"])
+
+
+def given_options(
+    *, file: str | None, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """The options that were given anywhere, by name; and the source and the sink of the job file.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown name, or a bad value.
+    """
     from_file = _read_file(file) if file is not None else {}
     paths = {name: from_file.pop(name, None) for name in _PATHS}
     for name, value in paths.items():
@@ -49,8 +62,7 @@ def read_job(
     for name, value in from_environment.items():
         _check(name, value, where=f"environment variable ASYNCBATCH_{name.upper()}")
     given = {name: value for name, value in options.items() if value not in (None, [], ())}
-    config = RunConfig.from_options({**from_file, **from_environment, **given})
-    return _complete(config, source=source or paths["source"], sink=sink or paths["sink"])
+    return {**from_file, **from_environment, **given}, paths
 
 
 def job_toml(job: Job) -> str:
@@ -98,10 +110,7 @@ def _check(name: str, value: Any, *, where: str, written: str = "") -> None:
     try:
         option.parse(value)
     except (TypeError, ValueError) as error:
-        shown = "" if option.secret else f" {value!r}"
-        raise ConfigError(
-            f"{where}: {name}{shown}: {error}", hint=f"expected {option.metavar}" if option.metavar else None
-        ) from error
+        raise bad_value(name, value, option, error, where=where) from error
 
 
 def _complete(config: RunConfig, *, source: str | None, sink: str | None) -> Job:

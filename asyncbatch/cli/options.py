@@ -10,8 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from asyncbatch.config import OPTIONS, PARTS, Option, flag
-from asyncbatch.errors import ConfigError
+from asyncbatch.config import OPTIONS, PARTS, Option, bad_value, flag
 
 VerboseOption = Annotated[
     bool, typer.Option("-v", "--verbose", show_default=False, help="where it failed, should there be a bug")
@@ -62,9 +61,7 @@ def parsed(table: Mapping[str, Option], options: Mapping[str, Any]) -> dict[str,
         try:
             found[name] = table[name].parse(raw)
         except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{flag(name)} {raw!r}: {error}", hint=f"expected {table[name].metavar}"
-            ) from error
+            raise bad_value(name, raw, table[name], error) from error
     return found
 
 

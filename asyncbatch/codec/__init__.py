@@ -3,7 +3,7 @@
 from asyncbatch.codec.assemble import assemble_values, null_values
 from asyncbatch.codec.decoder import LayoutDecoder, make_decoder
 from asyncbatch.codec.encoder import make_encoder
-from asyncbatch.codec.infer import infer_layout
+from asyncbatch.codec.infer import check_reply, infer_layout
 from asyncbatch.codec.layout import LayoutField, ReplyLayout
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "LayoutField",
     "ReplyLayout",
     "assemble_values",
+    "check_reply",
     "infer_layout",
     "make_decoder",
     "make_encoder",

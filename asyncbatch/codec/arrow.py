@@ -42,3 +42,11 @@ def large_text(offsets: "np.ndarray[Any, Any]", data: "np.ndarray[Any, Any]") ->
     return arrow.LargeStringArray.from_buffers(
         len(offsets) - 1, arrow.py_buffer(offsets), arrow.py_buffer(data)
     )
+
+
+def bytes_of(table: pa.Table) -> int:
+    """Bytes of the rows of `table`; of its whole buffers where pyarrow cannot tell (view types before 23)."""
+    try:
+        return table.nbytes
+    except pa.ArrowTypeError:
+        return table.get_total_buffer_size()

@@ -46,10 +46,10 @@ def make_encoder(
     Raises:
         ConfigError: no columns, a column that the body cannot carry (named), or a wrong template.
     """
-    if not len(schema):
-        raise ConfigError("no columns are to be sent", hint="check --send and --no-send")
     if takes_batches:
         return batch_encoder(schema)
+    if not len(schema):
+        raise ConfigError("no columns are to be sent", hint="check --send and --no-send")
     body = request.body
     if body == "raw":
         return _raw(request, schema)

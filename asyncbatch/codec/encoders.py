@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as pt
 
-from asyncbatch.codec.arrow import Array, Text, single
+from asyncbatch.codec.arrow import Array, Text, bytes_of, single
 from asyncbatch.codec.arrow import compute as pc
 from asyncbatch.codec.blocks import Segment, Slab, StreamBlock
 from asyncbatch.codec.cells import cells, concat, is_binary, is_list, is_text
@@ -56,7 +56,7 @@ def _cut(table: pa.Table) -> Iterator[list[Array]]:
     """The columns of one slab after the other, each as one contiguous array."""
     if not table.num_rows:
         return
-    step = max(1, int(SLAB_BYTES * table.num_rows / max(table.nbytes, 1)))
+    step = max(1, int(SLAB_BYTES * table.num_rows / max(bytes_of(table), 1)))
     for start in range(0, table.num_rows, step):
         yield [single(column) for column in table.slice(start, step).columns]
 

@@ -36,6 +36,18 @@ _TYPE_HINT = "name the type, such as --prediction-type string"
 _PATH_HINT = "name the place with --reply, such as --reply predictions"
 
 
+def check_reply(config: ReplyConfig) -> None:
+    """What can be said of `--reply` and `--prediction-type` before anything is asked.
+
+    Raises:
+        ConfigError: one of them cannot be parsed.
+    """
+    if config.reply is not None:
+        compile_path(config.reply)
+    if config.prediction_type is not None:
+        parse_type(config.prediction_type)
+
+
 def infer_layout(probes: Sequence[Probe], config: ReplyConfig) -> ReplyLayout:
     """The one layout that reads every probe's reply.
 
@@ -152,6 +164,15 @@ def _nothing_fits(probes: Sequence[Probe], config: ReplyConfig) -> ReplyError:
     off_by_one = _off_by_one(probes)
     if off_by_one is not None:
         return off_by_one
+    if not any(reply.body or reply.result is not None for reply, _ in probes):
+        return ReplyError(
+            "every reply is empty", hint="check the address: a model server answers with predictions"
+        )
+    if "text/html" in media:
+        return ReplyError(
+            f"replies are web pages ({media}), not predictions",
+            hint="check the address: this may be a login page or a proxy; most model servers answer on /invocations",
+        )
     return ReplyError(
         f"no reading gives one prediction a row in replies ({media}) to requests of {sizes} rows",
         hint="name the place of the predictions in JSON with --reply, such as --reply outputs[0].data",

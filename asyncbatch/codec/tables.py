@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from asyncbatch.codec.arrow import arrow, single, view
+from asyncbatch.codec.arrow import arrow, bytes_of, single, view
 from asyncbatch.model import BatchPayload, BytesPayload, Payload
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -34,7 +34,7 @@ class TableEncoder:
         """Cast to the schema sent and cut into pieces. Blocking: runs in a thread."""
         step = table.num_rows
         if table.num_rows:
-            step = max(1, int(PIECE_BYTES * table.num_rows / max(table.nbytes, 1)))
+            step = max(1, int(PIECE_BYTES * table.num_rows / max(bytes_of(table), 1)))
         pieces = []
         for start in range(0, table.num_rows, max(step, 1)):
             columns = [

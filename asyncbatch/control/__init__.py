@@ -11,16 +11,31 @@ if TYPE_CHECKING:
     from asyncbatch.control.adaptive import AdaptiveController
     from asyncbatch.control.failures import Action, Verdict, classify
     from asyncbatch.control.fixed import FixedController
+    from asyncbatch.control.guest import GuestController
+    from asyncbatch.control.journal import Decision
+    from asyncbatch.control.learned import LearnedPoint
 
 _HOMES = {
     "Action": "failures",
     "AdaptiveController": "adaptive",
+    "Decision": "journal",
     "FixedController": "fixed",
+    "GuestController": "guest",
+    "LearnedPoint": "learned",
     "Verdict": "failures",
     "classify": "failures",
 }
 
-__all__ = ["Action", "AdaptiveController", "FixedController", "Verdict", "classify"]
+__all__ = [
+    "Action",
+    "AdaptiveController",
+    "Decision",
+    "FixedController",
+    "GuestController",
+    "LearnedPoint",
+    "Verdict",
+    "classify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
 """The default controller: finds chunk size and requests in flight while the job runs, and keeps them right.
 
-`startup` finds a setting within seconds, `cruise` tries its neighbours and notices change; around them stand `size_caps` (413, memory
-errors), `throttle` and `pacing` (429), `tail` (the end of the job). This module knows the order of things and what to do when requests
-are refused; it holds no rule of its own about how fast an endpoint is.
+`startup` finds a setting within seconds, `cruise` tries its neighbours and notices change; around them stand `size_caps`
+(413, memory errors), `throttle` and `pacing` (429), `tail` (the end of the job). This module knows the order of things and
+what to do when requests are refused; it holds no rule of its own about how fast an endpoint is.
 """
 
 import math
@@ -12,8 +12,10 @@ from collections.abc import Callable
 from asyncbatch.control.cruise import Cruise
 from asyncbatch.control.explore import Move
 from asyncbatch.control.journal import Decision
+from asyncbatch.control.learned import LearnedPoint, Trust
 from asyncbatch.control.operating_point import OperatingPoint
 from asyncbatch.control.pacing import RequestPacer
+from asyncbatch.control.service_fit import ServiceFit
 from asyncbatch.control.size_caps import Prover
 from asyncbatch.control.startup import Phase, Startup
 from asyncbatch.control.tail import tail_rows
@@ -29,17 +31,18 @@ _REFUSED_SHARE = 0.03
 class AdaptiveController:
     """Rows and bytes of a chunk, requests in flight, and request rate, from nothing but samples.
 
-    Pure: no I/O, no clock of its own. Bounds are hard: whatever is learned, chunks have `chunk_rows.low` to `chunk_rows.high` rows
-    and `concurrency()` is within `concurrency`. Only FIRST and RETRY samples steer; the others only end their permit.
+    Pure: no I/O, no clock of its own. Bounds are hard: whatever is learned, chunks have `chunk_rows.low` to
+    `chunk_rows.high` rows and `concurrency()` is within `concurrency`. Only FIRST and RETRY samples steer; the others only end their permit.
 
     Args:
         clock: seconds, monotonic; the clock of the samples' times.
         rng: for the order of trials that are equally good.
-        chunk_rows: bounds of rows of a chunk; fixed when equal.
+        chunk_rows: bounds of rows of a chunk, fixed when equal; None: 1 to 65,536.
         chunk_bytes: largest body; smaller caps are learned from 413.
-        concurrency: bounds of requests in flight; fixed when equal.
+        concurrency: bounds of requests in flight, fixed when equal; None: 1 to 512.
         request_timeout_s: when the client gives up a request; a shorter limit of the endpoint is learned from timeouts.
         target_latency_s: mean latency of a request to stay below, or None.
+        start: what an earlier run learned; dropped when the first answers disagree.
     """
 
     def __init__(
@@ -47,12 +50,15 @@ class AdaptiveController:
         *,
         clock: Callable[[], float],
         rng: random.Random,
-        chunk_rows: IntRange = IntRange(1, 65_536),
+        chunk_rows: IntRange | None = None,
         chunk_bytes: int = 25_000_000,
-        concurrency: IntRange = IntRange(1, 512),
+        concurrency: IntRange | None = None,
         request_timeout_s: float = 70.0,
         target_latency_s: float | None = None,
+        start: LearnedPoint | None = None,
     ) -> None:
+        chunk_rows = chunk_rows or IntRange(1, 65_536)
+        concurrency = concurrency or IntRange(1, 512)
         self._clock = clock
         self._rng = rng
         now = clock()
@@ -75,7 +81,11 @@ class AdaptiveController:
         self._cut_s = -math.inf
         self._flight_ok = 0.0
         self._calls = self._refusals = 0
-        self._failures = 0.0
+        self._failures = self._successes = 0.0  # of the present size, fading
+        self._smaller_ok = 0
+        self._trust: Trust | None = None
+        if start is not None:
+            self._warm_start(start, now)
 
     # ------------------------------------------------------------------ protocol
     def next_chunk(self) -> ChunkTarget:
@@ -117,9 +127,17 @@ class AdaptiveController:
     def record(self, sample: Sample) -> None:
         now = sample.finished_s
         begun_with = self._point.flight.finish(sample.started_s, now)
+        if sample.outcome is Outcome.SUCCESS:
+            if sample.rows < 0.8 * self._point.rows:
+                self._smaller_ok += 1
+            else:
+                self._successes = 0.98 * self._successes + 1
+                self._failures *= 0.98
         if sample.kind is not Kind.FIRST and sample.kind is not Kind.RETRY:
             return
         outcome = sample.outcome
+        if self._trust is not None and not self._believe(sample, now):
+            return
         self._count(refused=outcome is Outcome.THROTTLED or outcome is Outcome.UNAVAILABLE)
         if outcome is Outcome.SUCCESS:
             self._answered(sample, now, begun_with)
@@ -136,12 +154,76 @@ class AdaptiveController:
         """What was decided and why, oldest first; bounded."""
         return self._point.journal.decisions()
 
+    def learned(self) -> LearnedPoint | None:
+        """The point to start the next run with; None until a setting was found."""
+        point = self._point
+        a, b = point.fit.line
+        if not self._cruising or point.latency_s <= 0 or b <= 0 or self._trust is not None:
+            return None
+        rate = self._pacer.rate
+        return LearnedPoint(
+            chunk_rows=max(1, int(point.rows)),
+            concurrency=self.concurrency(),
+            latency_s=point.latency_s,
+            call_s=a,
+            row_s=b,
+            spread=point.spread,
+            slots=point.slots,
+            max_rows=point.caps.found_rows,
+            max_bytes=point.caps.found_bytes,
+            request_rate=rate if rate < math.inf else None,
+        )
+
+    # ------------------------------------------------------------------ warm start
+    def _warm_start(self, start: LearnedPoint, now: float) -> None:
+        point = self._point
+        point.fit.restore(call_s=start.call_s, row_s=start.row_s, rows=start.chunk_rows)
+        point.caps.restore(rows=start.max_rows, max_bytes=start.max_bytes, good_rows=start.chunk_rows)
+        point.rows = float(min(start.chunk_rows, point.top_rows))
+        point.limit = float(max(point.flight_range.low, min(point.flight_range.high, start.concurrency)))
+        point.latency_s, point.spread, point.slots = start.latency_s, start.spread, start.slots
+        if start.request_rate is not None:
+            self._pacer.restore(start.request_rate, now)
+        self._trust = Trust(expected_s=start.latency_s, spread=start.spread, enough=self.concurrency() // 2)
+        self._startup.skip()
+        self._cruising = True
+        self._cruise.begin(now)
+        point.note(now, point.setting, "learned by an earlier run")
+
+    def _believe(self, sample: Sample, now: float) -> bool:
+        """Hold a sample against what an earlier run learned. False if that is over."""
+        assert self._trust is not None
+        verdict: bool | None = None
+        if sample.outcome is not Outcome.SUCCESS:
+            verdict = self._trust.refused() if sample.outcome is not Outcome.NOT_READY else None
+        elif sample.rows > 0.4 * self._point.rows:
+            verdict = self._trust.answered(now - sample.started_s)
+        if verdict is False:
+            self._distrust(now)
+            return False
+        if verdict:
+            self._trust = None
+        return True
+
+    def _distrust(self, now: float) -> None:
+        """The endpoint is not what it was: start as if nothing were known."""
+        point = self._point
+        self._trust = None
+        point.note(now, "start anew", "the first answers disagree with what an earlier run learned")
+        point.fit = ServiceFit()
+        point.slots, point.latency_s, point.flight_cap = 0.0, 0.0, math.inf
+        self._pacer = RequestPacer()
+        self._cruise.explorer.reset()
+        start_rows = max(point.rows_range.low, min(_START_ROWS, point.rows_range.high))
+        self._startup = Startup(point, start_rows=start_rows, now_s=now)
+        self._cruising = False
+        self._cut_s = now
+
     # ------------------------------------------------------------------ answers
     def _answered(self, sample: Sample, now: float, begun_with: int) -> None:
         point, caps, rows = self._point, self._point.caps, sample.rows
         seconds = max(1e-6, now - sample.started_s)
         caps.answered(rows, sample.body_bytes)
-        self._failures *= 0.95
         proved = self._prover.settled(rows)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.good_rows = max(caps.good_rows, min(int(point.rows), caps.max_rows))
@@ -257,12 +339,12 @@ class AdaptiveController:
     def _too_large(self, sample: Sample, now: float) -> None:
         """A cap on size, or what looks like one: errors of sizes that work are only counted."""
         point, caps, rows = self._point, self._point.caps, sample.rows
+        if sample.started_s >= self._cruise.epoch.from_s:
+            self._cruise.epoch.lose(now - sample.started_s)
         if sample.outcome is Outcome.FAILED and rows <= caps.good_rows:
-            self._failures += 1
-            if self._failures < 3 or rows < 0.8 * point.rows:
-                return
-            self._failures = 0.0
-        caps.refused(rows, sample.body_bytes, sample.outcome)
+            self._failed(rows, now)
+            return
+        caps.refused(rows, sample.body_bytes, sample.outcome, now_s=now)
         self._prover.settled(rows)
         if self._cruising:
             self._cruise.oversize(now)
@@ -271,6 +353,21 @@ class AdaptiveController:
             self._startup.oversize(rows, now)
         point.note(now, f"at most {caps.max_rows} rows", f"{sample.outcome.value} at {rows} rows")
         self._go_on(now)
+
+    def _failed(self, rows: int, now: float) -> None:
+        """A size that worked has failed. Often, and smaller ones succeed: shrink. Where all fails, size is not to blame."""
+        point = self._point
+        if rows < 0.8 * point.rows:
+            return
+        self._failures += 1
+        often = self._failures >= 3 and self._failures > 0.2 * self._successes
+        if often and self._smaller_ok and self._cruising:
+            self._failures = self._successes = 0.0
+            self._smaller_ok = 0
+            point.rows = max(1.0, 0.7 * min(point.rows, rows))
+            point.caps.shrink(rows, now)
+            point.note(now, point.setting, "requests of this size fail often")
+            self._cruise.begin(now)
 
     def _stop_growing(self, now: float) -> None:
         if self._cruising:

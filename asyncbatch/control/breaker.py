@@ -45,7 +45,8 @@ class Breaker:
         if outcome is Outcome.THROTTLED:
             self._last_alive_s = now_s
             return
-        if outcome not in _AWAY:
+        refused_alone = outcome is Outcome.TOO_LARGE and rows == 1  # there is nothing smaller to ask
+        if outcome not in _AWAY and not refused_alone:
             return
         self._recent.append((outcome, chunk, rows))
         if self._open:

@@ -96,7 +96,8 @@ class Cruise:
             point.fit.add(measure.rows, idle_s, weight=8.0)
         if trial.move is Move.FLIGHT_UP and trial.in_flight > point.flight_cap:
             point.flight_cap = math.inf
-        headroom = point.queue_factor(measure.latency_s, measure.rows) < 1.6
+        # uneven latencies: some workers idle while others queue, and more in flight evens that out
+        headroom = point.queue_factor(measure.latency_s, measure.rows) < (1.6 if point.spread < 0.3 else 2.5)
         tried = point.setting
         if explorer.judge(measure, headroom=headroom):
             point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
@@ -120,7 +121,7 @@ class Cruise:
         if (
             caps.suspect_rows > point.rows
             and point.fit.gain(point.rows, caps.suspect_rows) > 0.1
-            and caps.doubt()
+            and caps.doubt(now)
         ):
             point.note(
                 now, f"{caps.suspect_rows} rows once more", "it may have failed for another reason than size"

@@ -40,6 +40,7 @@ class Epoch:
         self.need = need
         self.refused = 0
         """Requests refused for load in this epoch."""
+        self._lost_s = 0.0
         self._samples: list[tuple[float, int]] = []  # (seconds a row, rows)
 
     @property
@@ -50,6 +51,10 @@ class Epoch:
         """Take one answered chunk; True when there are enough."""
         self._samples.append((max(seconds, 1e-6) / rows, rows))
         return len(self._samples) >= self.need
+
+    def lose(self, seconds: float) -> None:
+        """A request that took `seconds` failed: it was in flight, and brought no rows."""
+        self._lost_s += seconds
 
     def measure(self, *, mean_in_flight: float, spread: float) -> Measure:
         """The epoch is over. `spread`: that of the epochs before, 0 if unknown; errors are judged by a smoothed one."""
@@ -64,7 +69,7 @@ class Epoch:
         found = math.sqrt(variance) / mean
         smooth = 0.7 * spread + 0.3 * found if spread else found
         return Measure(
-            rate=mean_in_flight * rows / seconds,
+            rate=mean_in_flight * rows / (seconds + self._lost_s),
             error=smooth / math.sqrt(count),
             spread=smooth,
             latency_s=seconds / count,

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import ClassVar
 
 from asyncbatch.control.epoch import Measure
 
@@ -60,19 +61,19 @@ class Trial:
 class Explorer:
     """Proposes trials and judges them."""
 
-    _FLOOR = {
+    _FLOOR: ClassVar[dict[Move, float]] = {
         Move.ROWS_MODEL: -0.02,
         Move.ROWS_UP: 0.015,
         Move.ROWS_DOWN: 0.02,
         Move.FLIGHT_UP: 0.02,
-        Move.FLIGHT_DOWN: -0.012,
+        Move.FLIGHT_DOWN: 0.015,
     }
-    _CARE = {
+    _CARE: ClassVar[dict[Move, float]] = {
         Move.ROWS_MODEL: -1.0,
-        Move.ROWS_UP: 0.5,
-        Move.ROWS_DOWN: 0.7,
-        Move.FLIGHT_UP: 0.7,
-        Move.FLIGHT_DOWN: 0.0,
+        Move.ROWS_UP: 1.0,
+        Move.ROWS_DOWN: 1.2,
+        Move.FLIGHT_UP: 1.0,
+        Move.FLIGHT_DOWN: 0.7,
     }
     """By how many standard errors the floor is raised: the model's own advice is dropped only when clearly wrong."""
 
@@ -91,7 +92,7 @@ class Explorer:
             Move.ROWS_MODEL: 0,
             Move.FLIGHT_UP: 0,
             Move.ROWS_UP: 3,
-            Move.FLIGHT_DOWN: 2,
+            Move.FLIGHT_DOWN: 6,
             Move.ROWS_DOWN: 5,
         }
         self._gap = dict.fromkeys(Move, 2)
@@ -159,7 +160,7 @@ class Explorer:
         deviation = self.gain(measure)
         score = max(-3.0, min(3.0, deviation / error))
         self._drift = (self._drift + score - math.copysign(0.5, score)) if score * self._drift >= 0 else score
-        if abs(self._drift) > 4 or abs(deviation) > max(0.25, 4 * error):
+        if abs(self._drift) > 6 or abs(deviation) > max(0.25, 4 * error):
             self.base = measure
             self.reset()
             return True
@@ -199,7 +200,7 @@ class Explorer:
             if (
                 rows < 1.3 * around.rows
                 or around.rounds_left < 3 * rows / around.rows
-                or around.gain(rows) < 0.015
+                or around.gain(rows) < 0.03
             ):
                 return None
             precision = 0.1

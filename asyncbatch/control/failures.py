@@ -197,7 +197,7 @@ _SERVER = "look into the log of the endpoint"
 _LOGIN = "renew the credentials (aws sso login, or aws configure) and run the same command again"
 _CLOCK_HINT = "set the clock of this machine, or renew the credentials"
 _TLS = "check the name in the URL, or give the certificate's issuer with --ca-bundle"
-_ROUTE = "check the path of the URL; model servers answer POST, most of them on /invocations"
+_ROUTE = "check the path of the URL in -e; model servers answer POST, most of them on /invocations"
 _ALLOW = "the credentials need sagemaker:InvokeEndpoint for this endpoint; check --profile and --region"
 
 _FAILED, _REJECTED, _TOO_LARGE = Outcome.FAILED, Outcome.REJECTED, Outcome.TOO_LARGE

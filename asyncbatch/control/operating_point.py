@@ -120,7 +120,10 @@ class OperatingPoint:
         At least as many as are in flight: those that end first are the short ones.
         """
         base = max(6, int(self.limit))
-        need = int(min(max(24, 3 * base), max(base, (self.spread / precision) ** 2)))
+        affordable = max(
+            12.0, self.limit * max(1.0, 10.0 / max(1e-3, self.latency_s))
+        )  # about ten seconds' worth
+        need = int(min(max(24, 3 * base), max(base, min(affordable, (self.spread / precision) ** 2))))
         self.flight.restart(now_s, from_s=now_s + settle_s)
         return Epoch(from_s=now_s + settle_s, need=need)
 

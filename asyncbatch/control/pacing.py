@@ -67,3 +67,8 @@ class RequestPacer:
         self._since_cut = 0
         self._touched_s = self._cut_s = now_s
         return self.rate
+
+    def restore(self, rate: float, now_s: float) -> None:
+        """An earlier run found `rate` requests a second to be admitted."""
+        self.rate = self._refused_rate = max(0.1, rate)
+        self._touched_s = self._cut_s = now_s

@@ -36,9 +36,19 @@ class Attempts:
 
 _TRANSIENT = frozenset({Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.NOT_READY})
 _LOGIN_TRIES = 2
+LONE_TRIES = 2
+"""How often a row that is refused alone is sent, unless refusals turn out to strike at random."""
 
 
-def next_step(verdict: Verdict, *, rows: int, bisecting: bool, attempts: Attempts, max_retries: int) -> Step:
+def next_step(
+    verdict: Verdict,
+    *,
+    rows: int,
+    bisecting: bool,
+    attempts: Attempts,
+    max_retries: int,
+    lone_tries: int = LONE_TRIES,
+) -> Step:
     """Decide about `rows` rows that came back with `verdict`.
 
     Args:
@@ -47,6 +57,7 @@ def next_step(verdict: Verdict, *, rows: int, bisecting: bool, attempts: Attempt
         bisecting: the rows are a part of a chunk that failed before; then one retry is enough.
         attempts: how often these rows were tried.
         max_retries: how often a plain failure is retried before the rows are suspected.
+        lone_tries: how often a row that is refused alone is sent before it is suspected.
     """
     action = verdict.action
     if action is Action.FATAL:
@@ -56,12 +67,14 @@ def next_step(verdict: Verdict, *, rows: int, bisecting: bool, attempts: Attempt
     if action is Action.RESEND or verdict.outcome in _TRANSIENT:
         return Step.AGAIN
     if action is Action.SPLIT:
-        return Step.SPLIT if rows > 1 else Step.ALONE
+        tried = attempts.tries + attempts.waits
+        return Step.SPLIT if rows > 1 else Step.AGAIN if tried < lone_tries else Step.ALONE
     if action is Action.BISECT:
-        return Step.BISECT if rows > 1 else Step.ALONE
+        return Step.BISECT if rows > 1 else Step.AGAIN if attempts.tries < lone_tries else Step.ALONE
     if action is Action.RETRY_SMALLER and attempts.tries > 1 and rows > 1:
         return Step.SPLIT
-    once = bisecting or (action is Action.RETRY_THEN_SPLIT and rows > 1)
+    # A good row may be alone because of its neighbour: what strikes at random may not strike it down.
+    once = rows > 1 and (bisecting or action is Action.RETRY_THEN_SPLIT)
     if attempts.tries <= (1 if once else max_retries):
         return Step.AGAIN
     return Step.BISECT if rows > 1 else Step.ALONE

@@ -14,7 +14,7 @@ _SPACING_S = 0.3
 
 
 def power_of_two(rows: float) -> int:
-    """The power of two at or below `rows` (within rounding), at least 1: padded endpoints work in such sizes, others lose nothing."""
+    """The power of two at or below `rows`, at least 1: padded endpoints work in such sizes, others lose nothing."""
     return 1 << max(0, int(math.log2(max(1.0, rows * 1.001))))
 
 
@@ -107,7 +107,7 @@ class RowRamp:
         longer = bool(small) and seconds > 2.5 * sum(small) / len(small)
         growth = 8.0 if overhead > 0.7 else 4.0 if overhead > 0.2 or not longer else 2.0
         if self._goal:
-            self._step(rows, growth, max_rows)
+            self._step(rows, growth if overhead > 0.5 or expected_s < self._slow_s else 2.0, max_rows)
             return
         if longer and (overhead < 0.08 or (overhead < 0.5 and expected_s > self._enough_s)):
             self._stop(rows)

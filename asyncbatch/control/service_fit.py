@@ -37,12 +37,10 @@ class ServiceFit:
         each[2] += weight * max(seconds, 1e-6)
         self._line = None
 
-    def forget(self) -> None:
-        """The endpoint has changed: what was learned is worth little."""
-        for each in self._bins.values():
-            for position in range(3):
-                each[position] *= 0.1 / max(1.0, each[0])
-        self._line = None
+    def restore(self, *, call_s: float, row_s: float, rows: int) -> None:
+        """Begin with the line that an earlier run found around `rows`."""
+        for size in (max(1, rows // 8), rows):
+            self.add(size, call_s + row_s * size, weight=4.0)
 
     @property
     def sizes(self) -> int:
@@ -110,7 +108,9 @@ class ServiceFit:
         spread = sum(w * (n - mean_n) ** 2 for n, _, w in points)
         b = sum(w * (n - mean_n) * (t - mean_t) for n, t, w in points) / spread if spread > 0 else 0.0
         if b <= 0:
-            return mean_t, 1e-12
+            # no slope to be seen: rows cost at most a twentieth of the longest chunk
+            b = 0.05 * mean_t / max(n for n, _, _ in points)
+            return 0.95 * mean_t, b
         a = mean_t - b * mean_n
         if a < 0:
             return 0.0, sum(w * n * t for n, t, w in points) / sum(w * n * n for n, _, w in points)

@@ -18,6 +18,7 @@ class SizeCaps:
 
     def __init__(self, *, max_rows: int, max_bytes: int) -> None:
         self._max_rows = max_rows
+        self._max_bytes = max_bytes
         self._bytes_cap = float(max_bytes)
         self._rows_cap = float(max_rows)
         self._good_bytes = 0
@@ -27,7 +28,7 @@ class SizeCaps:
         self.memory_errors = 0
         self.suspect_rows = 0
         """The smallest chunk that failed as if for memory; 0 if none did."""
-        self._doubted = False
+        self._suspect_s = 0.0
         self._bytes_mean = 0.0
         self._bytes_square = 0.0
         self._samples = 0.0
@@ -49,7 +50,7 @@ class SizeCaps:
             self._bytes_square += weight * (deviation * deviation * rows - self._bytes_square)
         self._bytes_mean += weight * deviation
 
-    def refused(self, rows: int, body_bytes: int, outcome: Outcome) -> bool:
+    def refused(self, rows: int, body_bytes: int, outcome: Outcome, *, now_s: float) -> bool:
         """A chunk was too large (or failed as if it were). True if that tells something new."""
         if outcome is Outcome.TOO_LARGE:
             if (
@@ -67,8 +68,12 @@ class SizeCaps:
             self.good_rows = min(self.good_rows, rows - 1)
             return new
         margin = 0.85 if outcome is Outcome.FAILED else 0.7
+        if outcome is Outcome.FAILED and self.memory_errors and rows > self._rows_cap:
+            self.suspect_rows = min(rows, self.suspect_rows)  # sent before the cap was known: nothing new
+            return False
         if outcome is Outcome.FAILED:
             self.memory_errors += 1
+            self._suspect_s = now_s
             self.suspect_rows = min(rows, self.suspect_rows) if self.suspect_rows else rows
             if self.good_rows:
                 # one more try in the middle, then never again: each may cost a restart
@@ -79,13 +84,41 @@ class SizeCaps:
         self.good_rows = min(self.good_rows, int(self._rows_cap))
         return new
 
-    def doubt(self) -> bool:
-        """Give the size that failed one more chance: it may have failed for another reason. Once; True if there was one to give."""
-        if self.memory_errors != 1 or self._doubted:
+    def shrink(self, rows: int, now_s: float) -> None:
+        """Chunks of `rows` used to work and now fail often: rows have become heavier, or memory scarcer."""
+        self.memory_errors += 1
+        self.suspect_rows, self._suspect_s = rows, now_s
+        self.good_rows = min(self.good_rows, int(0.7 * rows))
+        self._rows_cap = max(1.0, min(self._rows_cap, 0.85 * rows))
+
+    def doubt(self, now_s: float) -> bool:
+        """Give the size that failed another chance: it may have failed for another reason. True if it is given.
+
+        The first after 20 s, each further one after four times as long as the one before.
+        """
+        if not self.suspect_rows or now_s < self._suspect_s + 20.0 * 4.0 ** (self.memory_errors - 1):
             return False
-        self._doubted = True
+        self._suspect_s = now_s
         self._rows_cap = min(float(self._max_rows), self._rows_refused - 1, float(self.suspect_rows))
         return True
+
+    def restore(self, *, rows: int | None, max_bytes: int | None, good_rows: int) -> None:
+        """Begin with what an earlier run found."""
+        if rows is not None:
+            self._rows_cap = min(self._rows_cap, float(rows))
+        if max_bytes is not None:
+            self._bytes_cap = min(self._bytes_cap, float(max_bytes))
+        self.good_rows = min(good_rows, int(self._rows_cap))
+
+    @property
+    def found_rows(self) -> int | None:
+        """The most rows the endpoint takes, if it has shown a cap."""
+        return max(1, self.good_rows) if self._rows_cap < self._max_rows else None
+
+    @property
+    def found_bytes(self) -> int | None:
+        """The most bytes the endpoint takes, if it has shown a cap."""
+        return self.max_bytes if self._bytes_cap < self._max_bytes else None
 
     @property
     def bytes_per_row(self) -> float:
@@ -100,7 +133,9 @@ class SizeCaps:
     def max_rows(self) -> int:
         """The most rows a chunk should have: three standard deviations below the byte cap, where rows differ in size."""
         rows = self._rows_cap
-        if self._rows_refused <= self._max_rows and self.good_rows:
+        if self._rows_refused <= self._max_rows and not self.good_rows:
+            rows = min(rows, self._rows_refused / 2)
+        elif self._rows_refused <= self._max_rows:
             # between what works and what does not: halve the interval (in logarithms) until it is small
             near = self._rows_refused < 1.1 * self.good_rows
             rows = min(rows, self.good_rows if near else math.sqrt(self.good_rows * self._rows_refused))
@@ -110,11 +145,6 @@ class SizeCaps:
                 sigma = math.sqrt(max(0.0, self._bytes_square)) / self._bytes_mean
                 rows = min(rows, fitting / (1 + 3 * sigma / math.sqrt(max(1.0, fitting))))
         return max(1, int(rows))
-
-    @property
-    def capped(self) -> bool:
-        """Whether the endpoint has shown a cap on rows below the user's own."""
-        return self._rows_cap < self._max_rows
 
     @property
     def _rows_vary(self) -> bool:

@@ -43,6 +43,10 @@ class Startup:
         self._waiting_s = 0.0
         self._patience = 0
 
+    def skip(self) -> None:
+        """A setting is known already."""
+        self.phase = Phase.DONE
+
     @property
     def growing(self) -> bool:
         """Whether the requests in flight are being raised."""
@@ -200,6 +204,7 @@ class Startup:
 
     def _begin_climb(self, now: float) -> None:
         self.phase = Phase.CLIMB
+        self._point.slots = self._point.slots or self._slow.slots()
         self._patience = 0
         self._point.rows = float(max(self._point.rows, self._ramp.best_rows))
         if self._ramp.done and not self.climb_on(now):

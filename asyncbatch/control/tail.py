@@ -14,7 +14,7 @@ def tail_rows(wanted: int, *, remaining: int, in_flight: float, least: float) ->
         in_flight: requests in flight that share the rest.
         least: rows below which a chunk is mostly overhead.
     """
-    share = remaining / (1.5 * max(1.0, in_flight))
+    share = remaining / (1.2 * max(1.0, in_flight))
     if share >= wanted:
         return wanted
     return max(1, min(wanted, int(max(share, least, wanted / 8))))

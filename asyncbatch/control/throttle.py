@@ -1,7 +1,7 @@
 """What a 429 is about: too many requests at once, or too many a second.
 
-Endpoints do not say. The two are told apart by what happens after larger chunks have lowered the request rate: a limit of requests
-in flight refuses again at the same number in flight, a limit of the rate at a quite different one.
+Endpoints do not say. The two are told apart by what happens after larger chunks have lowered the request rate: a limit of
+requests in flight refuses again at the same number in flight, a limit of the rate at a quite different one.
 """
 
 from enum import Enum

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncbatch.config import RunConfig, flag
+from asyncbatch.config import RequestConfig, RunConfig, flag
 from asyncbatch.errors import ConfigError, InvocationError
 from asyncbatch.model import BatchPayload, Failure, Payload, Reply, Transport
 
@@ -39,8 +39,8 @@ _SYNTAX = re.compile(
 _MESSAGE_CHARACTERS = 2048
 _CLOSE_S = 5.0
 _NOT_FOR_FUNCTIONS = (
-    "header", "accept", "content_type", "target_model", "target_variant", "target_container_hostname",
-    "inference_component_name", "custom_attributes", "enable_explanations", "inference_id", "session_id",
+    "header", "template", "accept", "content_type", "target_model", "target_variant", "target_container_hostname",
+    "body", "row", "inference_component_name", "custom_attributes", "enable_explanations", "inference_id", "session_id",
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class CallableEndpoint:
                 hint="give python:package.module:function",
             )
         for option in _NOT_FOR_FUNCTIONS:
-            if getattr(config.request, option):
+            if getattr(config.request, option) != getattr(RequestConfig(), option):
                 raise ConfigError(f"{flag(option)} means nothing to a Python function", hint="leave it out")
         self._module, self._function_name = found["module"], found["function"]
         self._name = config.endpoint.endpoint

@@ -12,11 +12,12 @@ from yarl import URL
 from asyncbatch._version import __version__
 from asyncbatch.config import RunConfig, flag
 from asyncbatch.endpoint.headers import extra_headers
-from asyncbatch.endpoint.network import is_loopback, tls_context
+from asyncbatch.endpoint.network import bare, is_loopback, tls_context
 from asyncbatch.endpoint.refusals import read_refusal
 from asyncbatch.endpoint.wire import HttpWire
 from asyncbatch.errors import ConfigError, InvocationError
 from asyncbatch.model import BytesPayload, Payload, Reply
+from asyncbatch.units import SECRET_NAMES
 
 _SAGEMAKER_OPTIONS = {
     "target_model": "X-Amzn-SageMaker-Target-Model",
@@ -28,7 +29,6 @@ _SAGEMAKER_OPTIONS = {
     "inference_id": "X-Amzn-SageMaker-Inference-Id",
     "session_id": "X-Amzn-SageMaker-Session-Id",
 }
-_SECRET_NAMES = re.compile(r"key|token|secret|sig|code|auth|pass|pwd|cred", re.IGNORECASE)
 _SAGEMAKER_URL = re.compile(r"runtime\.sagemaker[.-].*\.amazonaws\.com")
 
 
@@ -148,12 +148,10 @@ def _checked_url(text: str) -> URL:
         host, port = url.host, url.port
     except ValueError as error:
         raise ConfigError(
-            f"-e {text.split('?', maxsplit=1)[0]!r} is no URL: {error}", hint="give http://host:port/path"
+            f"-e {bare(text)!r} is no URL: {error}", hint="give http://host:port/path"
         ) from error
     if not host or port is None or any(character.isspace() for character in text):
-        raise ConfigError(
-            f"-e {text.split('?', maxsplit=1)[0]!r} is no URL with a host", hint="give http://host:port/path"
-        )
+        raise ConfigError(f"-e {bare(text)!r} is no URL with a host", hint="give http://host:port/path")
     if _SAGEMAKER_URL.search(host):
         parts = url.path.split("/")
         name = parts[2] if len(parts) > 2 and parts[1] == "endpoints" else "NAME"
@@ -176,5 +174,5 @@ def shown_path(url: URL) -> str:
 
 
 def _shown_query(url: URL) -> str:
-    query = [(name, "…" if _SECRET_NAMES.search(name) else value) for name, value in url.query.items()]
+    query = [(name, "…" if SECRET_NAMES.search(name) else value) for name, value in url.query.items()]
     return "?" + "&".join(f"{name}={value}" for name, value in query) if query else ""

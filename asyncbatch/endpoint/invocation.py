@@ -3,6 +3,7 @@
 import re
 
 from asyncbatch.config import RequestConfig, RunConfig, flag
+from asyncbatch.endpoint.network import bare
 from asyncbatch.errors import ConfigError
 
 MAX_BODY_BYTES = 25 * 2**20
@@ -67,11 +68,11 @@ def _endpoint_name(text: str) -> str:
         )
     if any(character in text for character in ":/."):
         raise ConfigError(
-            f"-e {text!r} is no SageMaker endpoint name",
+            f"-e {bare(text)!r} is no SageMaker endpoint name",
             hint="for an HTTP server give http://…, for a function python:module:function",
         )
     raise ConfigError(
-        f"-e {text[:80]!r} is no SageMaker endpoint name",
+        f"-e {bare(text)[:80]!r} is no SageMaker endpoint name",
         hint="a name has up to 63 letters, digits and hyphens, and begins and ends without a hyphen",
     )
 

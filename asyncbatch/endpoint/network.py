@@ -1,6 +1,7 @@
 """Where requests go and whom they trust: loopback, proxies, certificates. Standard library and yarl only."""
 
 import ipaddress
+import re
 import ssl
 import urllib.request
 from pathlib import Path
@@ -8,6 +9,11 @@ from pathlib import Path
 from yarl import URL
 
 from asyncbatch.errors import ConfigError
+
+
+def bare(text: str) -> str:
+    """What was given as a URL, however malformed, as messages show it: without user, password and query."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text.split("?", maxsplit=1)[0])
 
 
 def is_loopback(host: str | None) -> bool:

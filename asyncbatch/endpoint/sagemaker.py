@@ -19,7 +19,7 @@ from asyncbatch.aws import AwsSession, aws_session, credential_errors
 from asyncbatch.config import RunConfig
 from asyncbatch.endpoint.headers import extra_headers
 from asyncbatch.endpoint.invocation import HEADERS, invocation_parameters
-from asyncbatch.endpoint.network import is_loopback, tls_context
+from asyncbatch.endpoint.network import bare, is_loopback, tls_context
 from asyncbatch.endpoint.refusals import read_refusal
 from asyncbatch.endpoint.wire import HttpWire, WireReply
 from asyncbatch.errors import ConfigError, InvocationError, StoppedError
@@ -268,10 +268,6 @@ class BotoTransport:
 
     async def _connect(self) -> AwsSession:
         """A client with the credentials of now; it opens no connection of its own."""
-        from aiobotocore.config import AioConfig
-        from botocore import UNSIGNED
-        from botocore.exceptions import InvalidRegionError
-
         options = self._config.endpoint
         aws = await asyncio.to_thread(
             aws_session,
@@ -280,6 +276,11 @@ class BotoTransport:
             ca_bundle=options.ca_bundle,
             session=self._given_session,
         )
+        # The thread has imported botocore: here that would keep the event loop for 80 ms.
+        from aiobotocore.config import AioConfig
+        from botocore import UNSIGNED
+        from botocore.exceptions import InvalidRegionError
+
         at_home = is_loopback(_host(_service_url(options.endpoint_url)))
         signing: dict[str, Any] = {}
         self._frozen = None
@@ -424,11 +425,16 @@ def _host(url: str | None) -> str | None:
     if url is None:
         return None
     try:
-        host = URL(url).host
+        host, user = URL(url).host, URL(url).user
     except ValueError:
-        host = None
+        host = user = None
     if not host or not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--endpoint-url {url!r} is no URL", hint="give http(s)://host:port")
+        raise ConfigError(f"--endpoint-url {bare(url)!r} is no URL", hint="give http(s)://host:port")
+    if user is not None:
+        raise ConfigError(
+            "--endpoint-url holds a user name, which requests to SageMaker do not carry",
+            hint="leave it out: requests are signed with AWS credentials",
+        )
     return host
 
 

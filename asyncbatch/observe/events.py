@@ -60,7 +60,7 @@ class RequestFailed:
     """An invocation failed; what follows is decided elsewhere."""
 
     summary: str
-    """`Failure.summary()`."""
+    """Status and name of the failure; with the endpoint's words, without row contents, the first time an outcome comes."""
     outcome: Outcome
     rows: int
     attempt: int

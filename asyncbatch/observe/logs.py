@@ -58,13 +58,17 @@ class LogLines:
         self._now = now
         self._seen: set[tuple[str, str]] = set()
         self._next_progress_s = FIRST_LINE_S
+        self._planned = False
 
     def __call__(self, event: object, /) -> None:
+        self._planned |= isinstance(event, RunPlanned)
         level = self._level_of(event)
         if level is None or _RANK[level] < _RANK[self._level]:
             return
         if self._as_json:
             self._terminal.line(json_line(event, level=level, at=self._now()))
+        elif isinstance(event, RunFinished) and not self._planned and event.report.exit_code in (1, 2, 75):
+            pass  # a run that never began has no figures; the error that follows says all
         elif line := text_line(event):
             self._terminal.line(line)
 
@@ -115,8 +119,7 @@ def text_line(event: object) -> str:
         case RequestFailed(summary=summary, outcome=outcome, rows=rows, attempt=attempt):
             return f"request {outcome.value}: {summary} ({text.plural(rows, 'row')}, attempt {attempt})"
         case RunFinished(report=report):
-            # A run that never began has no figures; the error that follows says all.
-            return "" if report.status == "failed" and not report.metrics.requests else report.summary()
+            return report.summary()
     return ""
 
 

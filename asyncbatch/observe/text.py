@@ -2,6 +2,8 @@
 
 import re
 
+from asyncbatch.units import SECRET_NAMES
+
 
 def number(value: float) -> str:
     """`1,234` from 100 up, fewer digits below: `27.4`, `3.21`."""
@@ -72,5 +74,14 @@ def plural(count: int, noun: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """`https://user:password@host` -> `https://host`."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    """`https://user:password@host/path?token=x` -> `https://host/path?token=…`."""
+    if "://" not in text:
+        return text
+    return _PARAMETER.sub(_without_value, re.sub(r"(?<=://)[^/@\s]+@", "", text))
+
+
+_PARAMETER = re.compile(r"(?<=[?&])([^=&#\s]+)=[^&#\s]*")
+
+
+def _without_value(parameter: re.Match[str]) -> str:
+    return f"{parameter[1]}=…" if SECRET_NAMES.search(parameter[1]) else parameter[0]

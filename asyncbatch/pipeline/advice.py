@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from asyncbatch.source.misread import misread_names
+
 ColumnKind = Literal["number", "text", "other"]
 
 BODY_TYPES = {
@@ -51,7 +53,6 @@ _LABEL_NAME = re.compile(
     r"(?:true_?)?(?:labels?|targets?|class|outcome|ground_?truth|response)|y(?:_?true)?|(?:label|target|class)_.*|.*_(?:label|target)",
     re.IGNORECASE,
 )
-_DELIMITERS = {";": "';'", "\t": r"'\t'", "|": "'|'"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,17 +165,8 @@ def _misread_input(sent: Sent, _refused: Refused | None = None) -> Iterator[Advi
     """The file itself was read wrongly."""
     if not sent.text_source:
         return
-    names = [column.name for column in sent.columns]
-    for delimiter, shown in _DELIMITERS.items():
-        if any(delimiter in name for name in names):
-            yield Advice(
-                mistake=f"column names of the input hold the delimiter {shown}", fix=f"--delimiter {shown}"
-            )
-    if len(names) > 1 and sum(_is_number(name) for name in names) * 2 > len(names):
-        yield Advice(
-            mistake="the input's first line, which holds numbers, is taken for column names",
-            fix="--no-header",
-        )
+    for mistake, fix in misread_names([column.name for column in sent.columns]):
+        yield Advice(mistake=mistake, fix=fix)
     if sent.no_header and any(column.name_like for column in sent.columns):
         yield Advice(
             mistake="the input's first line, which holds names, is taken for a row",
@@ -218,14 +210,22 @@ def _content_type(sent: Sent, refused: Refused) -> Iterator[Advice]:
             fix=f"--content-type {media}",
         )
         return
-    taken = [body for name, body in BODY_TYPES.items() if name in _other_types(refused.text, media)]
+    named = _other_types(refused.text, media)
+    taken = [body for name, body in BODY_TYPES.items() if name in named]
     mistake = f"the server takes no {media}"
-    if taken:
+    if made in taken:
+        own_name = next(name for name, body in BODY_TYPES.items() if name in named and body == made)
+        yield Advice(mistake=mistake, fix=f"--content-type {own_name}")
+    elif sent.body == "raw" and "json" in taken:
+        yield Advice(mistake=mistake, fix="--template '{\"inputs\": $row}'")
+    elif taken:
         yield Advice(mistake=mistake, fix=" or ".join(f"--body {body}" for body in dict.fromkeys(taken)))
     elif sent.content_type_given:
         yield Advice(mistake=mistake, fix="leave --content-type out, or choose another --body")
     else:
-        yield Advice(mistake=mistake, fix="choose another --body, or name its type with --content-type")
+        usual = [f"--body {body}" for body in ("csv", "json") if body != made]
+        fix = f"{' or '.join(usual)}, or name the body's type with --content-type"
+        yield Advice(mistake=mistake, fix=fix)
 
 
 def _envelope(sent: Sent, refused: Refused) -> Iterator[Advice]:
@@ -236,9 +236,10 @@ def _envelope(sent: Sent, refused: Refused) -> Iterator[Advice]:
     if "expected a string" in lowered and "inputs" in lowered:
         fix = "--body raw --template '{\"inputs\": $row}' --send the column with the prompt"
         yield Advice(mistake="the server takes one prompt a request", fix=fix)
-    elif "header columns" in lowered and sent.body == "csv":
+    elif "header columns" in lowered and sent.wants_numbers:
         yield Advice(
-            mistake="the server wants a header line that names the column inputs", fix="--body csv-header"
+            mistake="the server wants a header line that names the column inputs, or JSON",
+            fix="--body json --template inputs --row value",
         )
     elif "dataframe_split" in text and sent.template not in ("split", "records"):
         yield Advice(mistake="the server wants one of MLflow's envelopes", fix="--body json --template split")
@@ -253,11 +254,11 @@ def _envelope(sent: Sent, refused: Refused) -> Iterator[Advice]:
             fix="--row array" if sent.row == "value" else "--template '$rows'",
         )
     elif re.search(r"\binputs\b", text) and re.search(
-        r"missing|keyerror|required|unable to find|parse|field", lowered
+        r"missing|keyerror|required|unable to|parse|field|object", lowered
     ):
-        fixes = "--body json --template v2 (a tensor a column) or --body json --template inputs"
-        if not (sent.template or "").startswith(("v2", "inputs")):
-            yield Advice(mistake="the server wants an object with inputs", fix=fixes)
+        both = "--body json --template v2 (a tensor a column) or --body json --template inputs"
+        fix = {"inputs": "--template v2", "v2": "--template inputs"}.get(sent.template or "", both)
+        yield Advice(mistake="the server wants inputs of another form", fix=fix)
     elif re.search(r"\binstances\b", text) and sent.template not in (None, "instances"):
         yield Advice(mistake="the server wants an object with instances", fix="--template instances")
     elif (
@@ -303,7 +304,7 @@ def _feature_count(sent: Sent, refused: Refused) -> Iterator[Advice]:
         return  # something other than the columns was counted
     if found > wanted:
         suspects = [column.name for column in sent.columns if column.looks_like_id or column.looks_like_label]
-        mistake = f"the model takes {wanted} columns, and {found} are sent"
+        mistake = f"the model takes {_columns(wanted)}, and {found} {'is' if found == 1 else 'are'} sent"
         if suspects and len(suspects) <= found - wanted:
             yield Advice(mistake=mistake, fix=_no_send(suspects))
         else:
@@ -313,7 +314,7 @@ def _feature_count(sent: Sent, refused: Refused) -> Iterator[Advice]:
             )
     elif found < wanted:
         yield Advice(
-            mistake=f"the model takes {wanted} columns, and {found} are sent",
+            mistake=f"the model takes {_columns(wanted)}, and {found} {'is' if found == 1 else 'are'} sent",
             fix="name all of them with --send, or fewer with --no-send",
         )
 
@@ -339,8 +340,8 @@ _LOOKS: tuple[Callable[[Sent, Refused], Iterator[Advice]], ...] = (
     _misread_input,
     _accept,
     _content_type,
-    _envelope,
     _header_line,
+    _envelope,
     _text_columns,
     _feature_count,
     _one_column,
@@ -365,14 +366,6 @@ def _says_unparsed(lowered: str) -> bool:
     )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _no_send(names: Sequence[str]) -> str:
     listed = ",".join(names)
     return f"--no-send {listed}" if re.fullmatch(r"[\w.,*-]+", listed) else f"--no-send '{listed}'"
@@ -383,6 +376,10 @@ def _quoted(names: Sequence[str]) -> str:
     return ("column " if len(names) == 1 else "columns ") + " and ".join(
         filter(None, [", ".join(shown[:-1]), shown[-1]])
     )
+
+
+def _columns(count: int) -> str:
+    return "1 column" if count == 1 else f"{count} columns"
 
 
 def _are(names: Sequence[str]) -> str:

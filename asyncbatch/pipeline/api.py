@@ -6,7 +6,7 @@ import queue
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -17,6 +17,7 @@ from asyncbatch.observe.report import RunReport
 from asyncbatch.pipeline.job import Job, Taker, run_ordered, run_to_sink
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.preview import PlanReport, plan_to_report
+from asyncbatch.pipeline.retrying import make_retry_job, retry_to_sink
 from asyncbatch.protocols import RunHook
 from asyncbatch.sink.stream import ReaderGoneError
 
@@ -231,6 +232,21 @@ def run_job(
     return _blocking(lambda: run_to_sink(job, sink), job)
 
 
+def retry_job(
+    sink: str, options: Mapping[str, Any], *, session: object = None, hooks: Sequence[RunHook] = ()
+) -> RunReport:
+    """Score the rejected rows of the finished output `sink` again; see `asyncbatch retry --help`.
+
+    Args:
+        options: by option name, what the plan does not say: how to connect, and how fast.
+
+    Raises:
+        AsyncBatchError: what ended it; the same call goes on.
+    """
+    job = make_retry_job(sink, options, hooks=hooks, session=session)
+    return _blocking(lambda: retry_to_sink(job, sink), job)
+
+
 def plan_job(
     config: RunConfig,
     source: object,
@@ -238,10 +254,11 @@ def plan_job(
     *,
     session: object = None,
     hooks: Sequence[RunHook] = (),
+    show: int = 0,
 ) -> PlanReport:
     """What a run would do; nothing is written."""
     return anyio.run(
-        lambda: plan_to_report(config, source, sink, hooks=hooks, session=session),
+        lambda: plan_to_report(config, source, sink, hooks=hooks, session=session, show=show),
         backend_options=backend_options(),
     )
 

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
+class RefusedHalves:
+    """Two pieces of one that was refused for its rows. If both are answered, the refusal was none of theirs."""
+
+    answered: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Work:
     """Rows to be sent: a new chunk, or a part of one that came back. Lives until answered or rejected."""
 
@@ -35,6 +42,9 @@ class Work:
     """A row that failed alone while others failed too: it is sent again before it is rejected."""
     doubted: bool = False
     """It was in doubt once because of other chunks."""
+    refused: bool = False
+    """These rows were refused before, not merely failed."""
+    half_of: RefusedHalves | None = None
 
     @property
     def rows(self) -> int:
@@ -42,9 +52,10 @@ class Work:
 
     def halves(self, kind: Kind) -> tuple["Work", "Work"]:
         middle = (self.start + self.stop) // 2
+        both = RefusedHalves() if self.refused else None
         return (
-            Work(block=self.block, start=self.start, stop=middle, kind=kind, chunk=self.chunk),
-            Work(block=self.block, start=middle, stop=self.stop, kind=kind, chunk=self.chunk),
+            Work(block=self.block, start=self.start, stop=middle, kind=kind, chunk=self.chunk, half_of=both),
+            Work(block=self.block, start=middle, stop=self.stop, kind=kind, chunk=self.chunk, half_of=both),
         )
 
 

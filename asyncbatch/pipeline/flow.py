@@ -16,7 +16,7 @@ from asyncbatch.control.backoff import RetryBudget, full_jitter
 from asyncbatch.control.body_cap import BodyCap
 from asyncbatch.control.breaker import Breaker
 from asyncbatch.control.failures import Action
-from asyncbatch.control.recovery import Attempts, Step, next_step
+from asyncbatch.control.recovery import LONE_TRIES, Attempts, Step, next_step
 from asyncbatch.errors import EndpointError, StoppedError
 from asyncbatch.model import ChunkTarget, Kind, Outcome, Sample
 from asyncbatch.observe.events import Event, Explained, RequestFailed
@@ -29,6 +29,8 @@ from asyncbatch.protocols import Controller
 
 _LONGEST_WAIT_S = 20.0
 _NOT_READY_CAP_S = 10.0
+_LONGEST_BISECT = 2
+"""Doublings of the wait before a part of a bisected chunk is sent again: at most a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +81,13 @@ class Flow:
         self._work = WorkQueue()
         self._signal = Signal()
         self._retry_budget = RetryBudget()
+        self._lone_tries = LONE_TRIES
         self._min_rows = options.min_rows
         self._one_row_works = options.one_row_works
         self._body_cap = BodyCap(max_bytes=options.max_payload_bytes)
         self._suspects: list[tuple[Work, Refusal]] = []
         self._control_sent = False
+        self._told: set[Outcome] = set()
         self._input_ended = False
         self._open_blocks = 0
         self._unread_rows: int | None = None
@@ -253,6 +257,7 @@ class Flow:
         )
         self._control_sent = False
         self._body_cap.answered(answer.sample.body_bytes)
+        self._note_groundless_refusal(work)
         if work.block is not None:
             if work.rows == 1 and not work.padded:
                 self._one_row_works = True
@@ -268,6 +273,13 @@ class Flow:
                 self._complete(work.block)
         self._settle_suspects(answer.sample.started_s)
 
+    def _note_groundless_refusal(self, work: Work) -> None:
+        """Rows that were refused are answered: refusals strike at random here, so one of a lone row proves little."""
+        if work.half_of is not None:
+            work.half_of.answered += 1
+        if work.refused or (work.half_of is not None and work.half_of.answered == 2):
+            self._lone_tries = max(LONE_TRIES, self._options.max_retries + 1)
+
     def _complete(self, block: OpenBlock) -> None:
         assert self._tasks is not None
         self._tasks.start_soon(self._finish_block, block)
@@ -280,10 +292,11 @@ class Flow:
     def _refused(self, work: Work, refusal: Refusal) -> None:
         now_s = refusal.sample.finished_s
         verdict = refusal.verdict
+        work.refused = work.refused or verdict.outcome is Outcome.REJECTED
         self._breaker.record(verdict.outcome, chunk=work.chunk, rows=work.rows, now_s=now_s)
         self._emit(
             RequestFailed(
-                summary=refusal.failure.summary(),
+                summary=self._said(refusal),
                 outcome=verdict.outcome,
                 rows=work.rows,
                 attempt=work.tries + work.waits + 1,
@@ -292,7 +305,7 @@ class Flow:
         if self._breaker.gave_up(now_s):
             raise StoppedError(
                 f"the endpoint has answered nothing for {self._breaker.outage_s(now_s):.0f} s:"
-                f" {refusal.failure.summary()}",
+                f" {self._invoker.said(refusal)}",
                 hint="the same command goes on from here; --max-outage sets how long to wait",
             )
         if verdict.counts_against_chunk or verdict.action is Action.REFRESH_CREDENTIALS:
@@ -303,27 +316,29 @@ class Flow:
         if work.block is None:
             self._control_sent = False
             if verdict.action is Action.FATAL:
-                raise _fatal(refusal)
+                raise self._fatal(refusal)
             if self._suspects:
                 for suspect, _ in self._suspects:
                     suspect.in_doubt = True
                 self._send_control(now_s + self._delay(work, refusal))
             return
+        alone_in_vain = work.rows == 1 and self._pads(work)
         step = next_step(
             verdict,
             rows=work.rows,
             bisecting=work.kind is Kind.BISECT,
             attempts=Attempts(tries=work.tries, waits=work.waits),
-            max_retries=self._options.max_retries,
+            max_retries=1 if alone_in_vain else self._options.max_retries,
+            lone_tries=1 if alone_in_vain else self._lone_tries,
         )
         self._take_step(step, work, refusal, now_s)
 
     def _take_step(self, step: Step, work: Work, refusal: Refusal, now_s: float) -> None:
         if step is Step.STOP:
-            raise _fatal(refusal)
+            raise self._fatal(refusal)
         if step is Step.LOGIN:
             raise StoppedError(
-                f"credentials were refused: {refusal.failure.summary()}",
+                f"credentials were refused: {self._invoker.said(refusal)}",
                 hint=refusal.verdict.hint or "log in again, then give the same command",
             )
         if step is Step.AGAIN:
@@ -338,24 +353,26 @@ class Flow:
             self._work.put_halves(work, Kind.BISECT if step is Step.BISECT else Kind.RETRY)
 
     def _delay(self, work: Work, refusal: Refusal) -> float:
-        """Seconds until the next try: what the endpoint asked for, and full jitter; longest when the budget is spent."""
-        cap_s = _NOT_READY_CAP_S if refusal.verdict.outcome is Outcome.NOT_READY else _LONGEST_WAIT_S
+        """Seconds until the next try: what the endpoint asked for, and full jitter; longest when the budget is spent.
+
+        The budget is for chunks that fail. How fast a throttled chunk returns is up to the controller; and what is left
+        of a bisected one is small, returns soon, and while nothing at all succeeds the breaker holds it back.
+        """
+        outcome, attempt = refusal.verdict.outcome, work.tries + work.waits
+        cap_s = _NOT_READY_CAP_S if outcome is Outcome.NOT_READY else _LONGEST_WAIT_S
         asked_s = refusal.failure.retry_after_s or 0.0
-        if not self._retry_budget.take():
+        if work.kind is Kind.BISECT:
+            attempt = min(attempt, _LONGEST_BISECT) if refusal.verdict.counts_against_chunk else attempt
+        elif outcome is not Outcome.THROTTLED and not self._retry_budget.take():
             return asked_s + self._rng.uniform(cap_s / 4, cap_s / 2)
-        return asked_s + full_jitter(work.tries + work.waits, rng=self._rng, cap_s=cap_s)
+        return asked_s + full_jitter(attempt, rng=self._rng, cap_s=cap_s)
 
     # -- one row alone ---------------------------------------------------------------------------------------------
 
     def _alone(self, work: Work, refusal: Refusal) -> None:
         """One row failed alone: the row, an endpoint that cannot answer one row, or an endpoint that answers nobody."""
         assert work.block is not None
-        if (
-            not work.padded
-            and not self._one_row_works
-            and work.block.sent is not None
-            and self._invoker.has_good_rows
-        ):
+        if self._pads(work):
             work.padded = True
             work.tries = 0
             self._work.put(work)
@@ -366,6 +383,16 @@ class Flow:
             work.in_doubt = work.doubted = True  # once: among many bad rows the doubt would never end
         if not self._control_sent:
             self._send_control(self._clock() + 0.1)
+
+    def _pads(self, work: Work) -> bool:
+        """Whether a row that failed alone is tried beside a known-good one next."""
+        return (
+            not work.padded
+            and not self._one_row_works
+            and work.block is not None
+            and work.block.sent is not None
+            and self._invoker.has_good_rows
+        )
 
     def _send_control(self, due_s: float) -> None:
         """Ask with known-good rows, unless other work gives the evidence first."""
@@ -395,16 +422,25 @@ class Flow:
             code = refusal.verdict.outcome.value
             message = refusal.failure.summary()
             work.block.reject(work, code=code, message=message)
-            self._rejected(1, code, message)
+            self._rejected(1, code, self._invoker.said(refusal))
             if work.block.unanswered == 0:
                 self._complete(work.block)
         self._suspects = waiting
         if waiting and not self._control_sent:
             self._send_control(self._clock() + 0.1)
 
+    # -- what is said ----------------------------------------------------------------------------------------------
 
-def _fatal(refusal: Refusal) -> EndpointError:
-    message = f"the endpoint refuses: {refusal.failure.summary()}"
-    if refusal.failure.log_stream_arn:
-        message += f" (log: {refusal.failure.log_stream_arn})"
-    return EndpointError(message, hint=refusal.verdict.hint or None)
+    def _said(self, refusal: Refusal) -> str:
+        """The endpoint's words the first time an outcome comes, its status from then on."""
+        outcome = refusal.verdict.outcome
+        if outcome in self._told:
+            return refusal.failure.head
+        self._told.add(outcome)
+        return self._invoker.said(refusal, whole=False)
+
+    def _fatal(self, refusal: Refusal) -> EndpointError:
+        message = f"the endpoint refuses: {self._invoker.said(refusal)}"
+        if refusal.failure.log_stream_arn:
+            message += f" (log: {refusal.failure.log_stream_arn})"
+        return EndpointError(message, hint=refusal.verdict.hint or None)

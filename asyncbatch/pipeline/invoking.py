@@ -1,6 +1,6 @@
 """One request: the payload of some rows, the reply, its decoding. Failures come back as values; nothing is retried here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from asyncbatch.control.failures import Action, Verdict, classify
 from asyncbatch.errors import InvocationError, ReplyError
 from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport, Values
 from asyncbatch.pipeline.blocks import Work
+from asyncbatch.pipeline.saying import said
 from asyncbatch.protocols import Decoder, Encoder, Endpoint, RefreshesCredentials
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Refusal:
     failure: Failure
     verdict: Verdict
     sample: Sample
+    payload: Payload
+    """What was sent: messages leave out what quotes it."""
 
 
 class Invoker:
@@ -52,13 +55,16 @@ class Invoker:
         timeout_s: float,
         clock: Callable[[], float],
         good_rows: "pa.Table | None",
+        names: Collection[str] = (),
     ) -> None:
+        """`names`: the columns sent, which messages may hold."""
         self._endpoint = endpoint
         self._encoder = encoder
         self._decoder = decoder
         self._timeout_s = timeout_s
         self._clock = clock
         self._good_rows = good_rows
+        self._names = names
         # Decoding holds the interpreter lock, and its intermediate values are larger than the reply: few at a time.
         self._decoders = anyio.CapacityLimiter(_DECODERS)
 
@@ -77,7 +83,7 @@ class Invoker:
         except InvocationError as error:
             failure = error.failure
         except ReplyError as error:
-            if getattr(error, "kind", "") == "type":
+            if getattr(error, "kind", "") == "type" and not _is_page(reply):
                 raise
             failure = Failure(error_name=_UNREADABLE, message=error.message)
         else:
@@ -89,8 +95,15 @@ class Invoker:
         if verdict.action is Action.REFRESH_CREDENTIALS and isinstance(self._endpoint, RefreshesCredentials):
             await self._endpoint.refresh_credentials(failure)
         return Refusal(
-            failure=failure, verdict=verdict, sample=self._sample(work, payload, started_s, verdict.outcome)
+            failure=failure,
+            verdict=verdict,
+            sample=self._sample(work, payload, started_s, verdict.outcome),
+            payload=payload,
         )
+
+    def said(self, refusal: Refusal, *, whole: bool = True) -> str:
+        """What messages may say of it; see `saying.said`."""
+        return said(refusal.failure, refusal.payload, self._names, whole=whole)
 
     async def _send(self, payload: Payload) -> Reply:
         try:
@@ -136,6 +149,11 @@ class Invoker:
             outcome=outcome,
             kind=work.kind if work.block is not None else Kind.PROBE,
         )
+
+
+def _is_page(reply: Reply) -> bool:
+    """HTML where predictions should be: a proxy's or a gateway's words, not a reply of another type."""
+    return reply.body[:256].lstrip()[:1] == b"<"
 
 
 def _unreadable() -> Verdict:

@@ -18,9 +18,11 @@ from asyncbatch.errors import AsyncBatchError, ConfigError, OutputError, Stopped
 from asyncbatch.observe.events import Event, Explained, RunFinished, RunPlanned, Warned
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.observe.report import RunReport, Status, done_status, make_report, write_report
+from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.controllers import concurrency_ceiling
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.planning import Prepared, prepare
+from asyncbatch.pipeline.probing import Watch
 from asyncbatch.pipeline.running import Run, RunTools
 from asyncbatch.pipeline.signals import stop_on_signals
 from asyncbatch.protocols import Advises, Endpoint, RunHook, Source
@@ -51,6 +53,8 @@ class Job:
         self.sink_spec = sink
         self.job_id = ""
         self.warnings: list[str] = []
+        self.report_path: str | None = None
+        """Where `--report` goes, once it is known to be no input."""
         self.on_stop: Callable[[str], None] | None = None
         self.owns_process = False
         """The event loop was made for this job, so signals to the process are for it."""
@@ -86,7 +90,8 @@ class Job:
                 "no endpoint is named",
                 hint="-e NAME, -e http://host/invocations or -e python:module:function",
             )
-        endpoint = make_endpoint(self.config, session=self._session)
+        # In a thread: it imports its client library, which takes up to 200 ms.
+        endpoint = await anyio.to_thread.run_sync(lambda: make_endpoint(self.config, session=self._session))
         source = await anyio.to_thread.run_sync(open_source, self._raw_source, self.config.input)
         stack.callback(source.close)
         stack.push_async_callback(_close, endpoint)
@@ -96,7 +101,15 @@ class Job:
                 self.emit(Warned(message=advice))
         return source, endpoint
 
-    async def prepare(self, source: Source, endpoint: Endpoint, planned: Plan | None) -> Prepared:
+    async def prepare(
+        self,
+        source: Source,
+        endpoint: Endpoint,
+        planned: Plan | None,
+        *,
+        watch: Watch | None = None,
+        head: int = 0,
+    ) -> Prepared:
         """See `planning.prepare`; probes are counted as requests of the run."""
         metrics = self.tools.metrics
 
@@ -112,6 +125,8 @@ class Job:
             clock=self.tools.clock,
             rng=self.tools.rng,
             record=record,
+            watch=watch,
+            head=head,
         )
 
     def stop(self, reason: str) -> None:
@@ -221,8 +236,8 @@ async def run_to_sink(job: Job, sink: str) -> RunReport:
 
 
 def _tell(job: Job, report: RunReport) -> None:
-    if job.config.output.report is not None:
-        write_report(report, job.config.output.report)
+    if job.report_path is not None:
+        write_report(report, job.report_path)
     job.emit(RunFinished(report=report))
 
 
@@ -231,6 +246,9 @@ async def _to_output(job: Job, sink: str) -> RunReport:
     async with AsyncExitStack() as stack:
         # Bad input is said before anything is made on disk.
         source, endpoint = await job.open(stack)
+        location = locate(sink, format=config.output.format)
+        check_apart(job.source_spec, source.files, location, config.output.report)
+        job.report_path = config.output.report
         output = await anyio.to_thread.run_sync(
             lambda: open_sink(sink, format=config.output.format, overwrite=config.failure.overwrite)
         )
@@ -238,7 +256,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         planned = output.plan
         if planned is not None:
             job.job_id = planned.job_id
-            _check_resumable(planned, config, source, endpoint, sink)
+            check_resumable(planned, config, source, endpoint, sink)
             if output.finished:
                 rows = sum(file.rows or 0 for file in planned.files)
                 job.tools.metrics.planned(rows_total=rows, rows_resumed=rows)
@@ -344,6 +362,8 @@ async def run_ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
 async def _ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
     async with AsyncExitStack() as stack:
         source, endpoint = await job.open(stack)
+        check_apart(job.source_spec, source.files, None, job.config.output.report)
+        job.report_path = job.config.output.report
         prepared = await job.prepare(source, endpoint, None)
         take = start(prepared)
         total = total_rows(source, job.config.input.limit)
@@ -380,7 +400,7 @@ async def _ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
         await run.run()
 
 
-def _check_resumable(planned: Plan, config: RunConfig, source: Source, endpoint: Endpoint, sink: str) -> None:
+def check_resumable(planned: Plan, config: RunConfig, source: Source, endpoint: Endpoint, sink: str) -> None:
     """Raises OutputError if the command differs from the plan in what a part holds."""
     if not source.resumable:
         raise OutputError(

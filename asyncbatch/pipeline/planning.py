@@ -1,21 +1,29 @@
 """What a run will do, settled before the first block: columns, bodies, reply layout, block size, output columns."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from asyncbatch.codec import LayoutField, ReplyLayout, infer_layout, make_decoder, make_encoder
+from asyncbatch.codec import LayoutField, ReplyLayout, check_reply, infer_layout, make_decoder, make_encoder
 from asyncbatch.codec.kinds import parse_type
-from asyncbatch.config import RunConfig
+from asyncbatch.config import RunConfig, flag
 from asyncbatch.control.cutting import RowFootprint, block_rows
-from asyncbatch.errors import EndpointError
+from asyncbatch.errors import ConfigError, EndpointError, InputError, ReplyError
 from asyncbatch.model import Sample
+from asyncbatch.pipeline.advice import (
+    Advice,
+    Sent,
+    column_advice,
+    refusal_advice,
+    reply_advice,
+)
 from asyncbatch.pipeline.assembling import OutputShape, output_shape
 from asyncbatch.pipeline.controllers import make_controller
-from asyncbatch.pipeline.probing import SAMPLE_ROWS, Prober, ProbeResult
+from asyncbatch.pipeline.probing import LEAST_ROWS, PROBE_SIZES, SAMPLE_ROWS, Prober, ProbeResult, Watch
+from asyncbatch.pipeline.sent import describe_sent, refused_by
 from asyncbatch.protocols import Controller, Decoder, Encoder, Endpoint, Source
 from asyncbatch.sink.plan import Plan
 from asyncbatch.source import Selection, select_columns
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _RESUME_SIZES = (1, 2)
+_ASK = "check --body, --content-type and which columns are sent (--send, --no-send); plan --show 1 prints a request"
+_FIRST_ROWS, _FEW_ROWS = 1000, 10
 _REPLY_COPIES = 4
 """A reply's bytes exist as body, as parsed and as decoded values, and once more while the part is written."""
 
@@ -47,6 +57,8 @@ class Prepared:
     good_rows: "pa.Table | None"
     """Sent columns of rows that the endpoint has answered; None if it answered none of the probes of a resume."""
     probes: ProbeResult
+    advice: tuple[Advice, ...] = ()
+    """What to look at although the endpoint answered."""
 
     def as_plan(self, config: RunConfig, source_spec: str) -> Plan:
         """What goes into the state folder."""
@@ -89,8 +101,13 @@ async def prepare(
     clock: Callable[[], float],
     rng: random.Random,
     record: Callable[[Sample], None],
+    watch: Watch | None = None,
+    head: int = 0,
 ) -> Prepared:
     """Probe the endpoint with a sample of the source and settle the rest; `planned` fixes what an earlier run settled.
+
+    `watch` is told of every request of the probes, those that end in an error included; one of them holds the first
+    `head` rows of the input.
 
     Raises:
         InputError: the columns asked for do not exist.
@@ -98,24 +115,53 @@ async def prepare(
         EndpointError: the endpoint cannot be reached, refuses, or answers none of the probes.
         ReplyError: its replies cannot be read, or in two ways.
     """
+    import pyarrow as pa
+
+    check_reply(config.reply)
     selection = select_columns(source.schema.names, source.partition_columns, config.input)
     sent_schema = _part_of(source, selection.send)
-    encoder = make_encoder(config.request, sent_schema, takes_batches=endpoint.takes_batches)
+    # An input without columns is one without rows: nothing will be sent, whatever the body.
+    encoder = make_encoder(
+        config.request, sent_schema, takes_batches=endpoint.takes_batches or not selection.send
+    )
     rows = min(SAMPLE_ROWS, config.input.limit or SAMPLE_ROWS)
     sample = await anyio.to_thread.run_sync(lambda: source.sample(columns=selection.read, rows=rows))
-    sent = sample.select(list(selection.send))
-    probes = await _probe(config, endpoint, encoder, sent, planned, clock, rng, record)
+    if not sample.num_rows:
+        await anyio.to_thread.run_sync(_check_readable, source, selection)
+    sampled = sample.select(list(selection.send))
+    facts = describe_sent(config, source, sampled, content_type=encoder.content_type)
+    sent = _repeated(sampled, LEAST_ROWS)
+    if head:
+        first = await anyio.to_thread.run_sync(_first_rows, source, selection, head)
+        if first is not None:
+            head = first.num_rows
+            sent = pa.concat_tables([first, sent])
+    prober = Prober(
+        endpoint=endpoint,
+        timeout_s=config.failure.request_timeout,
+        max_outage_s=config.failure.max_outage,
+        clock=clock,
+        rng=rng,
+        record=record,
+        watch=watch,
+        names=selection.send,
+    )
+    sizes = _RESUME_SIZES if planned is not None else PROBE_SIZES
+    probes = await _probe(prober, config, endpoint, encoder, sent, sizes, head)
+    if not probes.answers and sent.num_rows and planned is None:
+        raise _all_refused(endpoint, probes, facts)
     if planned is not None:
         layout = ReplyLayout.from_json(planned.reply)
     elif not probes.answers:
         layout = _layout_without_rows(config)
     else:
-        layout = infer_layout([(answer.reply, answer.rows) for answer in probes.answers], config.reply)
+        layout = await anyio.to_thread.run_sync(_layout, probes, config, facts)
     decoder = make_decoder(layout)
     shape = output_shape(
         _part_of(source, selection.keep),
         decoder,
         named=layout.named,
+        width=None if layout.named else layout.fields[0].width,
         reply=config.reply,
         request=config.request,
         on_error=config.failure.on_error,
@@ -136,37 +182,87 @@ async def prepare(
         one_row_works=probes.one_row_works or not probes.answers,
         good_rows=sent.slice(probes.answers[0].start, probes.answers[0].rows) if probes.answers else None,
         probes=probes,
+        advice=column_advice(facts),
     )
 
 
+def _check_readable(source: Source, selection: Selection) -> None:
+    """Refuse an input of which nothing can be read: it is not many bad rows, it is a wrong option.
+
+    Raises:
+        InputError: the first rows are ten or more, and every one is a reject.
+    """
+    for file in source.files:
+        blocks = source.blocks(file, columns=selection.read, block_rows=_FIRST_ROWS)
+        first = next(iter(blocks), None)
+        if first is not None and len(first.rejects) == first.block.rows >= _FEW_ROWS:
+            raise InputError(
+                f"none of the first {first.block.rows:,} rows of {file.path} can be read: {first.rejects[0].message}",
+                hint="check --types, --delimiter, --quote, --no-header and --input-format",
+            )
+
+
+def _first_rows(source: Source, selection: Selection, rows: int) -> "pa.Table | None":
+    """The first readable rows of the input, as they are sent; None where they could be read once only."""
+    if not source.resumable or not source.files:
+        return None
+    blocks = source.blocks(source.files[0], columns=selection.send, block_rows=rows, max_rows=rows)
+    first = next(iter(blocks), None)
+    if first is None or first.rejects or not first.block.rows:
+        return None
+    return first.table
+
+
+def _repeated(rows: "pa.Table", least: int) -> "pa.Table":
+    """The rows again and again until they are `least`: one row alone says too little about an endpoint."""
+    import pyarrow as pa
+
+    if not 0 < rows.num_rows < least:
+        return rows
+    return pa.concat_tables([rows] * -(-least // rows.num_rows)).slice(0, least)
+
+
+def _layout(probes: ProbeResult, config: RunConfig, facts: Sent) -> ReplyLayout:
+    try:
+        return infer_layout([(answer.reply, answer.rows) for answer in probes.answers], config.reply)
+    except ReplyError as error:
+        advice = (*_needless_options(probes, config), *reply_advice(facts))
+        if advice:
+            error.hint = advice[0].sentence()
+        raise
+
+
+def _needless_options(probes: ProbeResult, config: RunConfig) -> Iterator[Advice]:
+    """Options about replies without which the same replies can be read."""
+    replies = [(answer.reply, answer.rows) for answer in probes.answers]
+    for name in ("reply", "prediction_type"):
+        if getattr(config.reply, name) is None:
+            continue
+        try:
+            without: dict[str, Any] = {name: None}
+            layout = infer_layout(replies, replace(config.reply, **without))
+        except (ReplyError, ConfigError):
+            continue
+        yield Advice(
+            mistake=f"without {flag(name)} replies are read as {layout.describe()}",
+            fix=f"leave {flag(name)} out",
+        )
+
+
 async def _probe(
+    prober: Prober,
     config: RunConfig,
     endpoint: Endpoint,
     encoder: Encoder,
     sent: "pa.Table",
-    planned: Plan | None,
-    clock: Callable[[], float],
-    rng: random.Random,
-    record: Callable[[Sample], None],
+    sizes: Sequence[int],
+    head: int,
 ) -> ProbeResult:
     if not sent.num_rows:
         return ProbeResult(answers=(), refusals=())
-    prober = Prober(
-        endpoint=endpoint,
-        timeout_s=config.failure.request_timeout,
-        max_outage_s=config.failure.max_outage,
-        clock=clock,
-        rng=rng,
-        record=record,
-    )
     encoded = await anyio.to_thread.run_sync(encoder.encode, sent)
     max_bytes = min(config.speed.max_payload, endpoint.max_body_bytes)
-    if planned is not None:
-        return await prober.probe(encoded, max_bytes=max_bytes, sizes=_RESUME_SIZES)
-    result = await prober.probe(encoded, max_bytes=max_bytes)
-    if not result.answers:
-        raise _all_refused(endpoint, result)
-    return result
+    return await prober.probe(encoded, max_bytes=max_bytes, sizes=sizes, head=head)
 
 
 def _layout_without_rows(config: RunConfig) -> ReplyLayout:
@@ -204,12 +300,15 @@ def _block_rows(config: RunConfig, planned: Plan | None, probes: ProbeResult, ro
     )
 
 
-def _all_refused(endpoint: Endpoint, result: ProbeResult) -> EndpointError:
+def _all_refused(endpoint: Endpoint, result: ProbeResult, facts: Sent) -> EndpointError:
     last = result.refusals[-1]
-    sizes = ", ".join(str(refusal.rows) for refusal in result.refusals)
+    sizes = ", ".join(dict.fromkeys(str(refusal.rows) for refusal in result.refusals))
     log = f" (log: {last.failure.log_stream_arn})" if last.failure.log_stream_arn else ""
+    refused = refused_by(last.failure)
+    advice = refusal_advice(facts, refused) if refused is not None else ()
+    hint = advice[0].sentence() if advice else last.hint or _ASK
     return EndpointError(
         f"{endpoint.name} answered none of the probes of {sizes} rows"
-        f" (the largest: {last.body_bytes:,} bytes of {last.content_type}): {last.failure.summary()}{log}",
-        hint=last.hint or "check --body, --content-type and which columns are sent (--send, --no-send)",
+        f" (the largest: {last.body_bytes:,} bytes of {last.content_type}): {last.said}{log}",
+        hint=hint,
     )

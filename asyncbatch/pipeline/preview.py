@@ -3,16 +3,27 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import anyio.to_thread
 
 from asyncbatch.config import RunConfig
+from asyncbatch.errors import AsyncBatchError
 from asyncbatch.observe import text
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job, total_rows
 from asyncbatch.pipeline.planning import Prepared
+from asyncbatch.pipeline.probing import SAMPLE_ROWS, Exchange
+from asyncbatch.pipeline.showing import (
+    LARGEST_SHOWN,
+    ShownColumn,
+    ShownExchange,
+    chosen,
+    column_lines,
+    shown_columns,
+    shown_exchange,
+)
 from asyncbatch.protocols import RunHook
 from asyncbatch.sink import locate
 
@@ -51,6 +62,12 @@ class PlanReport:
     seconds_one_slot: float | None
     """The whole input through one slot at the rate of the largest probe; a run uses many."""
     resumable: bool
+    advice: Sequence[str] = ()
+    """What to look at although the endpoint answered, with the option that changes it."""
+    columns: Sequence[ShownColumn] = ()
+    """With `--show`: the columns sent or kept, and their bytes."""
+    shown: ShownExchange | None = None
+    """With `--show`: one request and its reply."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -77,11 +94,16 @@ class PlanReport:
             lines.append(
                 f"note      the endpoint cannot answer fewer than {self.min_rows} rows: such requests are padded"
             )
+        lines += [f"check     {advice}" for advice in self.advice]
         if self.seconds_one_slot is not None:
             lines.append(
                 f"estimate  {text.duration(self.seconds_one_slot)} with one request in flight;"
                 f" {text.size(int(self.request_bytes_total or 0))} to send"
             )
+        if self.columns:
+            lines += ["", *column_lines(self.columns)]
+        if self.shown is not None:
+            lines += ["", *self.shown.lines()]
         return "\n".join(lines)
 
 
@@ -97,11 +119,15 @@ async def plan_to_report(
     *,
     hooks: Sequence[RunHook] = (),
     session: object = None,
+    show: int = 0,
 ) -> PlanReport:
     """Prepare a run and describe it; nothing is written.
 
+    Args:
+        show: with a request of so many rows and its reply; 0 shows none.
+
     Raises:
-        AsyncBatchError: what would keep the run from starting.
+        AsyncBatchError: what would keep the run from starting. With `show`, its notes are the request that failed.
     """
     job = Job(config, source, sink=sink, hooks=hooks, session=session)
     if sink is not None:
@@ -109,8 +135,40 @@ async def plan_to_report(
     with flattened():
         async with AsyncExitStack() as stack:
             opened, endpoint = await job.open(stack)
-            prepared = await job.prepare(opened, endpoint, None)
-            return _report(job, prepared, total_rows(opened, config.input.limit))
+            exchanges: list[Exchange] = []
+            try:
+                prepared = await job.prepare(
+                    opened,
+                    endpoint,
+                    None,
+                    watch=exchanges.append if show else None,
+                    head=min(show, LARGEST_SHOWN),
+                )
+            except AsyncBatchError as error:
+                if (failed := chosen(exchanges, show)) is not None:
+                    error.add_note("\n".join(shown_exchange(failed, endpoint, None).lines()))
+                raise
+            report = _report(job, prepared, total_rows(opened, config.input.limit))
+            return await _with_exchange(report, prepared, exchanges, show, config) if show else report
+
+
+async def _with_exchange(
+    report: PlanReport, prepared: Prepared, exchanges: Sequence[Exchange], show: int, config: RunConfig
+) -> PlanReport:
+    selection = prepared.selection
+    rows = min(SAMPLE_ROWS, config.input.limit or SAMPLE_ROWS)
+    sample = await anyio.to_thread.run_sync(lambda: prepared.source.sample(columns=selection.read, rows=rows))
+    exchange = chosen(exchanges, show)
+    return replace(
+        report,
+        columns=shown_columns(
+            sample,
+            sent=selection.send,
+            kept=selection.keep,
+            body="arrow" if prepared.endpoint.takes_batches else report.body,
+        ),
+        shown=None if exchange is None else shown_exchange(exchange, prepared.endpoint, prepared.decoder),
+    )
 
 
 def _report(job: Job, prepared: Prepared, rows: int | None) -> PlanReport:
@@ -138,4 +196,5 @@ def _report(job: Job, prepared: Prepared, rows: int | None) -> PlanReport:
         request_bytes_total=None if rows is None else rows * probes.body_bytes_per_row,
         seconds_one_slot=None if rows is None or last is None else rows * last.seconds / last.rows,
         resumable=prepared.source.resumable,
+        advice=tuple(advice.sentence() for advice in prepared.advice),
     )

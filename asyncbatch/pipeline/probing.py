@@ -5,8 +5,9 @@ one prediction of three classes; several sizes can. A failing n = 1 is no verdic
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -15,11 +16,14 @@ from asyncbatch.control.backoff import full_jitter
 from asyncbatch.control.failures import Action, classify
 from asyncbatch.errors import EndpointError, InvocationError, StoppedError
 from asyncbatch.model import BytesPayload, Failure, Kind, Outcome, Payload, Reply, Sample, Transport
+from asyncbatch.pipeline.saying import said
 from asyncbatch.protocols import EncodedBlock, Endpoint
 
 SAMPLE_ROWS = 310
 _SIZES = (1, 2, 7)
+LEAST_ROWS = _SIZES[-1]
 _LARGEST = 300
+PROBE_SIZES = (*_SIZES, _LARGEST)
 _LARGEST_S = 2.0
 """The largest probe is cut so that it should take no longer than this."""
 _LARGEST_REPLY_BYTES = 2**20
@@ -46,9 +50,27 @@ class ProbeRefusal:
 
     rows: int
     failure: Failure
+    said: str
+    """Its summary without row contents."""
     hint: str
     body_bytes: int
     content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request and what came back, as they were."""
+
+    rows: int
+    payload: Payload
+    seconds: float
+    reply: Reply | None = None
+    failure: Failure | None = None
+    """Set where there is no reply."""
+
+
+Watch = Callable[[Exchange], None]
+"""Is told of every exchange of the probes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +131,25 @@ class Prober:
         clock: Callable[[], float],
         rng: random.Random,
         record: Callable[[Sample], None],
+        watch: Watch | None = None,
+        names: Collection[str] = (),
     ) -> None:
+        """`names`: the columns sent, which messages may hold."""
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._max_outage_s = max_outage_s
         self._clock = clock
         self._rng = rng
         self._record = record
+        self._watch = watch
+        self._names = names
 
     async def probe(
-        self, sample: EncodedBlock, *, max_bytes: int, sizes: Sequence[int] = (*_SIZES, _LARGEST)
+        self, sample: EncodedBlock, *, max_bytes: int, sizes: Sequence[int] = PROBE_SIZES, head: int = 0
     ) -> ProbeResult:
         """Send requests of `sizes` rows, each of other rows where the sample has enough.
+
+        `head` is one more size, and that request holds the first rows of the sample; 0 is none.
 
         Raises:
             EndpointError: the endpoint cannot be reached, or refuses for good.
@@ -128,7 +157,7 @@ class Prober:
         """
         answers: list[ProbeAnswer] = []
         refusals: list[ProbeRefusal] = []
-        for size, start in _places(sample.rows, sizes):
+        for size, start in _places(sample.rows, sizes, head):
             rows = sample.fit(start, self._affordable(size, answers), max_bytes)
             if answers and rows <= answers[-1].rows:
                 continue
@@ -159,7 +188,9 @@ class Prober:
                 reply = await self._endpoint.invoke(payload, timeout_s=self._timeout_s)
             except InvocationError as error:
                 failure = error.failure
+                self._watched(rows, payload, started_s, failure=failure)
             else:
+                self._watched(rows, payload, started_s, reply=reply)
                 self._sample(rows, payload, started_s, Outcome.SUCCESS)
                 return ProbeAnswer(
                     rows=rows,
@@ -172,7 +203,8 @@ class Prober:
             self._sample(rows, payload, started_s, verdict.outcome)
             if verdict.action is Action.FATAL:
                 raise EndpointError(
-                    f"{self._endpoint.name} refuses: {failure.summary()}", hint=verdict.hint or None
+                    f"{self._endpoint.name} refuses: {said(failure, payload, self._names)}",
+                    hint=verdict.hint or None,
                 )
             if failure.transport is Transport.CONNECT and attempt >= _CONNECT_TRIES:
                 raise EndpointError(
@@ -184,17 +216,24 @@ class Prober:
                 return ProbeRefusal(
                     rows=rows,
                     failure=failure,
+                    said=said(failure, payload, self._names),
                     hint=verdict.hint,
                     body_bytes=payload.nbytes,
                     content_type=payload.content_type if isinstance(payload, BytesPayload) else "Arrow",
                 )
             if waits and self._clock() - began_s > self._max_outage_s:
                 raise StoppedError(
-                    f"{self._endpoint.name} was not ready within {self._max_outage_s:.0f} s: {failure.summary()}",
+                    f"{self._endpoint.name} was not ready within {self._max_outage_s:.0f} s:"
+                    f" {said(failure, payload, self._names)}",
                     hint="the same command tries again; --max-outage sets how long to wait",
                 )
             pause_s = full_jitter(attempt, rng=self._rng, cap_s=10.0)
             await anyio.sleep(max(failure.retry_after_s or 0.0, pause_s))
+
+    def _watched(self, rows: int, payload: Payload, started_s: float, **outcome: Any) -> None:
+        if self._watch is not None:
+            seconds = self._clock() - started_s
+            self._watch(Exchange(rows=rows, payload=payload, seconds=seconds, **outcome))
 
     def _sample(self, rows: int, payload: Payload, started_s: float, outcome: Outcome) -> None:
         self._record(
@@ -209,12 +248,14 @@ class Prober:
         )
 
 
-def _places(rows: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+def _places(rows: int, sizes: Sequence[int], head: int) -> list[tuple[int, int]]:
     """(size, start) of each probe within a sample of `rows` rows; different rows for each where there are enough."""
-    places = []
-    start = 0
+    head = min(head, rows)
+    places = [(head, 0)] if head else []
+    start = head
     for size in sizes:
         size = min(size, rows)
-        places.append((size, min(start, rows - size)))
-        start += size
-    return places
+        if size != head:
+            places.append((size, min(start, rows - size)))
+            start += size
+    return sorted(places)

@@ -10,6 +10,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncbatch.control.budget import ByteBudget
 from asyncbatch.control.cutting import RowFootprint
+from asyncbatch.errors import InputError, SourceError
 from asyncbatch.model import InputFile, SourceBlock
 from asyncbatch.pipeline.blocks import OpenBlock
 from asyncbatch.protocols import Encoder, Source
@@ -88,6 +89,14 @@ def _open(plan: ReadPlan, encoder: Encoder, source_block: SourceBlock, number: i
     )
 
 
+def _next(blocks: Generator[OpenBlock, None, None]) -> OpenBlock | None:
+    """The next block; None at the end. What is wrong with the input now is no usage error: the run has begun."""
+    try:
+        return next(blocks, None)
+    except InputError as error:
+        raise SourceError(error.message, hint=f"{error.hint or 'see the input'}; what is committed stays") from error
+
+
 class Reader:
     """Feeds open blocks into a bounded queue while their bytes fit the budget.
 
@@ -138,7 +147,7 @@ class Reader:
         async with queue:
             try:
                 while await self._admitted():
-                    block = await anyio.to_thread.run_sync(next, blocks, None)
+                    block = await anyio.to_thread.run_sync(_next, blocks)
                     if block is None:
                         self.reached_end = True
                         self._budget.release(self.blocks_read)

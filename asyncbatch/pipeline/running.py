@@ -94,6 +94,7 @@ class Run:
                 timeout_s=failure.request_timeout,
                 clock=tools.clock,
                 good_rows=prepared.good_rows,
+                names=prepared.selection.send,
             ),
             controller=controller,
             gate=Gate(controller=controller, breaker=breaker, rate=speed.rate, row_rate=speed.row_rate),

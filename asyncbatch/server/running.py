@@ -149,6 +149,13 @@ async def _until_signal(config: ServeConfig, say: Callable[[str], None]) -> None
                 signal.signal(number, signal.SIG_DFL)
 
 
+def _reason(error: OSError) -> str:
+    """In the system's words: asyncio wraps them, address and all."""
+    return (
+        os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror or error)
+    )
+
+
 async def _listen(runner: web.ServerRunner, config: ServeConfig) -> None:
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
@@ -159,7 +166,7 @@ async def _listen(runner: web.ServerRunner, config: ServeConfig) -> None:
                 f"{where} is already in use", hint="give another with --port; 0 takes a free one"
             ) from error
         raise ConfigError(
-            f"cannot listen at {where}: {error.strerror or error}", hint="check --host and --port"
+            f"cannot listen at {where}: {_reason(error)}", hint="check --host and --port"
         ) from error
 
 

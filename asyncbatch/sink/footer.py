@@ -3,9 +3,9 @@
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from asyncbatch.errors import OutputError
 from asyncbatch.model import Block
@@ -37,6 +37,13 @@ class PartFooter:
     """Byte offset after the block's last row in a text input."""
     last: bool
     """The block is the last of its file."""
+    members: "tuple[PartFooter, ...]" = ()
+    """Of a joined part: the parts that it took the place of, in row order; it holds their rows and no others."""
+
+    @property
+    def blocks(self) -> "tuple[PartFooter, ...]":
+        """One footer for each block: the members, or itself."""
+        return self.members or (self,)
 
     def key_values(self) -> dict[str, str]:
         values = {
@@ -51,6 +58,8 @@ class PartFooter:
             "end_offset": "" if self.end_offset is None else str(self.end_offset),
             "last": "1" if self.last else "0",
         }
+        if self.members:
+            values["members"] = json.dumps([member_values(each) for each in self.members])
         return {PREFIX + name: value for name, value in values.items()}
 
 
@@ -62,20 +71,79 @@ def footer_from_key_values(values: Mapping[bytes, bytes] | None) -> PartFooter |
         return found[PREFIX + name]
 
     try:
-        file, start, stop = (int(each) for each in get("range").split("-"))
+        job_id, config_hash = get("job_id"), get("config")
+        members = json.loads(found.get(PREFIX + "members", "[]"))
         return PartFooter(
-            job_id=get("job_id"),
-            config_hash=get("config"),
-            block=Block(file=file, start=start, stop=stop),
+            job_id=job_id,
+            config_hash=config_hash,
+            block=_parse_range(get("range")),
             rows_out=int(get("rows_out")),
             rejects=int(get("rejects")),
             rejects_file=get("rejects_file"),
             variants=json.loads(get("variants")),
             end_offset=int(get("end_offset")) if get("end_offset") else None,
             last=get("last") == "1",
+            members=tuple(
+                member_from_values(each, job_id=job_id, config_hash=config_hash) for each in members
+            ),
         )
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         return None
+
+
+def member_values(footer: PartFooter) -> dict[str, Any]:
+    """What is kept of a part whose rows went into a larger file, as JSON values."""
+    return {
+        "range": footer.block.name,
+        "rows_out": footer.rows_out,
+        "rejects": footer.rejects,
+        "rejects_file": footer.rejects_file,
+        "variants": dict(sorted(footer.variants.items())),
+        "end_offset": footer.end_offset,
+        "last": footer.last,
+    }
+
+
+def member_from_values(values: Mapping[str, Any], *, job_id: str, config_hash: str) -> PartFooter:
+    """The inverse of `member_values`; raises KeyError, ValueError or TypeError if `values` are none."""
+    return PartFooter(
+        job_id=job_id,
+        config_hash=config_hash,
+        block=_parse_range(values["range"]),
+        rows_out=int(values["rows_out"]),
+        rejects=int(values["rejects"]),
+        rejects_file=str(values["rejects_file"]),
+        variants=dict(values["variants"]),
+        end_offset=values.get("end_offset"),
+        last=bool(values.get("last", False)),
+    )
+
+
+def join_footers(members: Sequence[PartFooter]) -> PartFooter:
+    """The footer of one part in place of `members`, which follow each other without a gap in one file."""
+    blocks = tuple(block for member in members for block in member.blocks)
+    first, final = blocks[0], blocks[-1]
+    variants: dict[str, int] = {}
+    for each in blocks:
+        for name, rows in each.variants.items():
+            variants[name] = variants.get(name, 0) + rows
+    return PartFooter(
+        job_id=first.job_id,
+        config_hash=first.config_hash,
+        block=Block(file=first.block.file, start=first.block.start, stop=final.block.stop),
+        rows_out=sum(each.rows_out for each in blocks),
+        rejects=sum(each.rejects for each in blocks),
+        rejects_file="",
+        variants=variants,
+        end_offset=final.end_offset,
+        last=final.last,
+        members=blocks,
+    )
+
+
+def _parse_range(text: str) -> Block:
+    file, start, stop = (int(each) for each in text.split("-"))
+    return Block(file=file, start=start, stop=stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

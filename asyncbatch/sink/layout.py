@@ -5,6 +5,7 @@ OUT/                        a folder sink: nothing but part files, so that every
 OUT.asyncbatch/             the state, always beside the output
     job-000001.json         the plan, one file a generation
     files/ rejects/ tmp/ lease/
+    retry.json retry/       of a retry, until it has ended
     parts/                  of a single-file sink, until it is published
     manifest.json errors.parquet report.json _SUCCESS
 ```
@@ -30,6 +31,10 @@ REPORT = "report.json"
 SUCCESS = "_SUCCESS"
 REPLACES = "replaces.json"
 """Which file of someone else's a published single file may replace; written with `--overwrite`."""
+RETRY = "retry.json"
+"""There from the beginning of a retry to its end; says which blocks are scored again."""
+RETRIED = "retry/"
+"""The blocks scored again, in a folder of each retry, until they take the place of the old ones."""
 REJECTS = "rejects/"
 FILES = "files/"
 LEASES = "lease/"

@@ -185,6 +185,21 @@ def acquire(
     return lease
 
 
+def holders(
+    store: Store, *, machine: Machine | None = None, clock: Callable[[], float] = time.time
+) -> list[tuple[str, Holder, bool]]:
+    """Shard, holder and whether it may still be at work, of every lease that is there."""
+    machine = machine if machine is not None else ThisMachine()
+    here = machine.myself("")
+    found = []
+    for entry in store.list(LEASES):
+        holder = _read(store, entry.name)
+        if holder is not None:
+            shard = entry.name.removeprefix(LEASES).removesuffix(".json")
+            found.append((shard, holder, is_alive(holder, here=here, machine=machine, now=clock())))
+    return found
+
+
 def new_owner() -> str:
     """A mark of this process, unlike any other."""
     return uuid.uuid4().hex[:12]

@@ -7,9 +7,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from asyncbatch.errors import OutputError
-from asyncbatch.sink.footer import PartFooter, read_raw_footer
+from asyncbatch.sink.footer import PartFooter, member_values, read_raw_footer
 from asyncbatch.sink.layout import ERRORS, MANIFEST
 from asyncbatch.sink.parts import PartInfo, PartsSink
 from asyncbatch.sink.plan import Plan
@@ -99,9 +100,35 @@ def write_manifest(sink: PartsSink, *, parts_store: Store, state: Store) -> Mani
     plan = sink.plan
     parts = sink.committed()
     footers = [sink.footer(part) for part in parts]
-    _write_errors(state, footers)
-    variants = _sum(footers)
-    values = {
+    write_errors(state, footers)
+    entries = [
+        part_entry(part, footer, digest=read_raw_footer(parts_store, part.name).digest)
+        for part, footer in zip(parts, footers, strict=True)
+    ]
+    values = manifest_values(plan, footers, entries=entries, file_rows=sink.file_rows())
+    return store_manifest(state, values)
+
+
+def part_entry(part: PartInfo, footer: PartFooter, *, digest: str) -> dict[str, Any]:
+    """A part's line of the manifest; `digest` is of its Parquet footer."""
+    return {
+        "name": part.name,
+        "rows_in": footer.block.rows,
+        **member_values(footer),
+        "bytes": part.size_bytes,
+        "footer_sha256": digest,
+    }
+
+
+def manifest_values(
+    plan: Plan,
+    footers: Sequence[PartFooter],
+    *,
+    entries: Sequence[Mapping[str, Any]],
+    file_rows: Mapping[int, int | None],
+) -> dict[str, Any]:
+    """The content of `manifest.json`; `entries` are those of `part_entry`, one a footer. Pure."""
+    return {
         "format_version": FORMAT_VERSION,
         "job_id": plan.job_id,
         "generation": plan.generation,
@@ -111,26 +138,35 @@ def write_manifest(sink: PartsSink, *, parts_store: Store, state: Store) -> Mani
         "rows_in": sum(footer.block.rows for footer in footers),
         "rows_out": sum(footer.rows_out for footer in footers),
         "rejects": sum(footer.rejects for footer in footers),
-        "bytes": sum(part.size_bytes for part in parts),
-        "variants": variants,
-        "files": {str(number): rows for number, rows in sink.file_rows().items()},
-        "parts": [
-            {
-                "name": part.name,
-                "rows_in": footer.block.rows,
-                "rows_out": footer.rows_out,
-                "rejects": footer.rejects,
-                "rejects_file": footer.rejects_file,
-                "bytes": part.size_bytes,
-                "variants": dict(sorted(footer.variants.items())),
-                "footer_sha256": read_raw_footer(parts_store, part.name).digest,
-            }
-            for part, footer in zip(parts, footers, strict=True)
-        ],
+        "bytes": sum(entry["bytes"] for entry in entries),
+        "variants": _sum(footers),
+        "files": {str(number): rows for number, rows in file_rows.items()},
+        "parts": list(entries),
     }
-    content = json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def manifest_bytes(values: Mapping[str, Any]) -> bytes:
+    """What is stored of `manifest_values`."""
+    return json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def store_manifest(state: Store, values: Mapping[str, Any]) -> Manifest:
+    """Write `manifest.json`, or replace it."""
+    content = manifest_bytes(values)
     state.replace(MANIFEST, lambda file: file.write(content))
-    return _parse(content)
+    return parse_manifest(content)
+
+
+def load_manifest_values(state: Store) -> dict[str, Any] | None:
+    """All of `manifest.json`; None if the job did not get that far.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    if load_manifest(state) is None:
+        return None
+    values: dict[str, Any] = json.loads(read_bytes(state, MANIFEST))
+    return values
 
 
 def load_manifest(state: Store) -> Manifest | None:
@@ -144,14 +180,15 @@ def load_manifest(state: Store) -> Manifest | None:
     except FileNotFoundError:
         return None
     try:
-        return _parse(content)
+        return parse_manifest(content)
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{state.root}/{MANIFEST} is damaged", hint="remove it and run the same command again"
         ) from error
 
 
-def _parse(content: bytes) -> Manifest:
+def parse_manifest(content: bytes) -> Manifest:
+    """The totals in the bytes of `manifest.json`; raises ValueError, KeyError or TypeError."""
     values = json.loads(content)
     return Manifest(
         job_id=values["job_id"],
@@ -166,8 +203,9 @@ def _parse(content: bytes) -> Manifest:
     )
 
 
-def _write_errors(state: Store, footers: Sequence[PartFooter]) -> None:
-    names = [footer.rejects_file for footer in footers if footer.rejects_file]
+def write_errors(state: Store, footers: Sequence[PartFooter]) -> None:
+    """Write `errors.parquet`: the rejects of all parts, or replace it."""
+    names = [each.rejects_file for footer in footers for each in footer.blocks if each.rejects_file]
     state.replace(ERRORS, lambda file: write_rejects(file, read_rejects(state, names)))
 
 

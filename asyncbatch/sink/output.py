@@ -25,6 +25,8 @@ from asyncbatch.sink.layout import (
     REJECTS,
     REPLACES,
     REPORT,
+    RETRIED,
+    RETRY,
     SUCCESS,
     SinkLocation,
     locate,
@@ -188,7 +190,7 @@ class Output:
         manifest = write_manifest(sink, parts_store=self._parts, state=self._state)
         success: dict[str, Any] = {"manifest": manifest.digest}
         if self._location.kind == "file":
-            entry = publish(
+            published = publish(
                 plan=sink.plan,
                 manifest=manifest,
                 format=self._location.format,
@@ -198,7 +200,8 @@ class Output:
                 name=self._location.target.name,
                 state=self._state,
             )
-            success["target_bytes"] = entry.size_bytes
+            success["target_bytes"] = published.entry.size_bytes
+            success["offsets"] = published.offsets
         content = json.dumps(success).encode() + b"\n"
         self._state.replace(SUCCESS, lambda file: file.write(content))
         if self._location.kind == "file":
@@ -224,6 +227,11 @@ class Output:
             return False
         there = self._target.stat(self._location.target.name)
         if there is None or there.size_bytes != success.get("target_bytes"):
+            if there is not None and self._state.stat(RETRY) is not None:
+                raise OutputError(
+                    f"a retry of {self._location.spec} was interrupted",
+                    hint=f"asyncbatch retry {self._location.spec} goes on with it",
+                )
             raise OutputError(
                 f"{self._location.spec} was finished before and then {'changed' if there else 'removed'}",
                 hint="--overwrite scores every row again; or choose another output",
@@ -300,9 +308,9 @@ def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -
     A single file that stands at the target stays until the new one replaces it; it is what is returned.
     """
     there = target.stat(location.target.name) if location.kind == "file" else None
-    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES)
+    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY)
     parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
-    state.delete(*(entry.name for prefix in (FILES, REJECTS) for entry in state.list(prefix)))
+    state.delete(*(entry.name for prefix in (FILES, REJECTS, RETRIED) for entry in state.list(prefix)))
     state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))
     return there
 

@@ -7,26 +7,31 @@ then only the very file that was there when it was asked.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import BinaryIO, Literal, cast
 
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import PREFIX, read_raw_footer
+from asyncbatch.sink.join import Piece, join_parquet, read_pieces
 from asyncbatch.sink.layout import REPLACES, Format
 from asyncbatch.sink.manifest import Manifest
-from asyncbatch.sink.parts import COMPRESSION, PartInfo, dictionary_columns
+from asyncbatch.sink.parts import PartInfo
 from asyncbatch.sink.plan import Plan
 from asyncbatch.sink.text import write_csv, write_jsonl
 from asyncbatch.store.base import Entry, Store, Write, read_bytes
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 _JOB_ID = PREFIX + "job_id"
-READ_ROWS = 16_384
-GROUP_ROWS = 131_072
-GROUP_BYTES = 32 * 2**20
-"""A row group of the published Parquet file is closed at this many rows or bytes of Arrow data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A single file that is there."""
+
+    entry: Entry
+    offsets: tuple[int, ...]
+    """Of a text file: where the rows of each part begin, and the end of the last; empty for Parquet."""
 
 
 def publish(
@@ -39,7 +44,7 @@ def publish(
     target: Store,
     name: str,
     state: Store,
-) -> Entry:
+) -> Published:
     """Make `name` in `target` from the parts, in their order; what stands there afterwards.
 
     Can be repeated after a crash. Memory is bounded by a row group, whatever the size of the output.
@@ -48,7 +53,8 @@ def publish(
         OutputError: something else stands there, or a part is damaged.
         StorageError: the store failed; `name` is as it was before.
     """
-    write = _writer(plan, manifest, format, parts, parts_store)
+    offsets: list[int] = []
+    write = _writer(plan, manifest, format, parts, parts_store, offsets)
     there = target.stat(name)
     if there is None and target.create_if_absent(name, write):
         there = target.stat(name)
@@ -56,7 +62,7 @@ def publish(
         standing = (
             "replaceable"
             if may_replace(state, there)
-            else _standing(target, name, format, _marks(plan, manifest), write)
+            else _standing(target, name, format, published_marks(plan, manifest), write)
         )
         if standing == "foreign":
             raise OutputError(
@@ -68,7 +74,7 @@ def publish(
             there = target.stat(name)
     if there is None:
         raise OutputError(f"{target.root}/{name} vanished", hint="run the same command again")
-    return there
+    return Published(entry=there, offsets=tuple(offsets))
 
 
 def allow_replacing(state: Store, there: Entry) -> None:
@@ -94,71 +100,73 @@ def _writer(
     format_name: Format,
     parts: Sequence[PartInfo],
     store: Store,
+    offsets: list[int],
 ) -> Write:
+    pieces = [Piece(store=store, name=part.name) for part in parts]
     if format_name == "parquet":
-        return lambda file: join_parquet(file, plan=plan, manifest=manifest, parts=parts, store=store)
+        return lambda file: join_parquet(
+            file, pieces, schema=plan.schema, key_values=published_marks(plan, manifest)
+        )
 
     def write(file: BinaryIO) -> None:
+        counted = _Counted(file)
         if format_name == "csv":
-            write_csv(plan.schema.empty_table(), file, header=True)
-        for batch in _batches(store, parts):
-            if format_name == "csv":
-                write_csv(batch, file, header=False)
-            else:
-                write_jsonl(batch, file)
+            write_csv(plan.schema.empty_table(), cast(BinaryIO, counted), header=True)
+        offsets[:] = [counted.size]
+        for piece in pieces:
+            _write_text(counted, [piece], format_name)
+            offsets.append(counted.size)
 
     return write
 
 
-def join_parquet(
-    file: BinaryIO, *, plan: Plan, manifest: Manifest, parts: Sequence[PartInfo], store: Store
-) -> None:
-    """All parts as one Parquet file, by decoding and encoding again; small row groups become large ones."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def splice_text(
+    file: BinaryIO | None,
+    source: BinaryIO | None,
+    offsets: Sequence[int],
+    new: Sequence[Sequence[Piece] | None],
+    format_name: Format,
+) -> list[int]:
+    """Write `source` to `file` with other rows in the place of some parts'; the `offsets` of what was written.
 
-    schema = plan.schema.remove_metadata()
-    with pq.ParquetWriter(
-        file,
-        schema,
-        compression=COMPRESSION,
-        use_dictionary=dictionary_columns(schema),  # type: ignore[arg-type]  # the stubs know bool only
-        write_page_checksum=True,
-    ) as writer:
-        group: list[pa.RecordBatch] = []
-        rows = size = 0
-        for batch in _batches(store, parts):
-            group.append(batch)
-            rows += batch.num_rows
-            size += batch.nbytes
-            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-                writer.write_table(pa.Table.from_batches(group, schema), row_group_size=rows)
-                group, rows, size = [], 0, 0
-        if rows:
-            writer.write_table(pa.Table.from_batches(group, schema), row_group_size=rows)
-        writer.add_key_value_metadata(_marks(plan, manifest))
+    Args:
+        file: None: nothing is written, only counted.
+        source: a text file that was published.
+        offsets: `Published.offsets` of it.
+        new: of each part the pieces that hold its new rows; None: the old ones stay.
+    """
+    counted = _Counted(file)
 
+    def copy(start: int, stop: int) -> None:
+        if source is None:
+            counted.size += stop - start
+            return
+        source.seek(start)
+        while start < stop and (chunk := source.read(min(2**20, stop - start))):
+            counted.write(chunk)
+            start += len(chunk)
 
-def _batches(store: Store, parts: Sequence[PartInfo]) -> "Iterator[pa.RecordBatch]":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for part in parts:
-        try:
-            with store.open(part.name) as file:
-                reader = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
-                batches = reader.iter_batches(batch_size=READ_ROWS, use_threads=False)
-                while (batch := next(batches, None)) is not None:
-                    yield batch
-        except (pa.ArrowException, OSError) as error:
-            gone = isinstance(error, FileNotFoundError)
-            raise OutputError(
-                f"{store.root}/{part.name} is {'gone' if gone else 'damaged'}",
-                hint="remove that file and run the same command again: its rows are scored again",
-            ) from error
+    copy(0, offsets[0])
+    found = [counted.size]
+    for (start, stop), pieces in zip(pairwise(offsets), new, strict=True):
+        if pieces is None:
+            copy(start, stop)
+        else:
+            _write_text(counted, pieces, format_name)
+        found.append(counted.size)
+    return found
 
 
-def _marks(plan: Plan, manifest: Manifest) -> dict[str, str]:
+def _write_text(file: "_Counted", pieces: Sequence[Piece], format_name: Format) -> None:
+    for batch in read_pieces(pieces):
+        if format_name == "csv":
+            write_csv(batch, cast(BinaryIO, file), header=False)
+        else:
+            write_jsonl(batch, cast(BinaryIO, file))
+
+
+def published_marks(plan: Plan, manifest: Manifest) -> dict[str, str]:
+    """What a single Parquet file says about itself in its footer."""
     return {
         _JOB_ID: plan.job_id,
         PREFIX + "generation": str(plan.generation),
@@ -189,6 +197,20 @@ def _standing(
         while chunk := file.read(2**20):
             there.update(chunk)
     return "same" if there.digest() == wanted.digest() else "foreign"
+
+
+class _Counted:
+    """A file, or none, that counts what is written to it."""
+
+    def __init__(self, file: BinaryIO | None) -> None:
+        self._file = file
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.size += len(data)
+        if self._file is not None:
+            self._file.write(data)
+        return len(data)
 
 
 class _Digest:

@@ -61,8 +61,13 @@ def open_arrow(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
 
 
 def _count_rows(opened: "pa.RecordBatchFileReader | pa.RecordBatchStreamReader") -> int | None:
-    """From the metadata of the batches, without reading them; None for a stream."""
-    return int(opened.count_rows()) if isinstance(opened, pa.RecordBatchFileReader) else None  # type: ignore[attr-defined]  # missing from the stubs
+    """Of a file, from the metadata of its batches alone where pyarrow can (23 and later); None for a stream."""
+    if not isinstance(opened, pa.RecordBatchFileReader):
+        return None
+    count = getattr(opened, "count_rows", None)
+    if count is not None:
+        return int(count())
+    return sum(opened.get_batch(index).num_rows for index in range(opened.num_record_batches))
 
 
 class ArrowReader:

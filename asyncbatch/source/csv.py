@@ -18,6 +18,7 @@ from asyncbatch.source.csvparse import CsvParser
 from asyncbatch.source.fingerprint import file_fingerprint
 from asyncbatch.source.hive import partition_fields
 from asyncbatch.source.merge import check_names, same_names
+from asyncbatch.source.misread import missing_column_hint
 from asyncbatch.source.opened import OpenedSource
 from asyncbatch.source.paths import FoundFile
 from asyncbatch.source.rowends import CsvRows
@@ -49,7 +50,11 @@ def open_csv(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
     partitions = partition_fields(found)
     check_names(names, [field.name for field in partitions], path=found[0].path if found else "")
     every = [*names, *(field.name for field in partitions)]
-    selection = select_columns(every, [field.name for field in partitions], config)
+    try:
+        selection = select_columns(every, [field.name for field in partitions], config)
+    except InputError as error:
+        error.hint = missing_column_hint(names, no_header=config.no_header) or error.hint
+        raise
     given = given_types(config.types, names)
     inferred = [name for name in names if name in selection.send and name not in given]
     types = dict.fromkeys(names, pa.string()) | given | dialect.infer(list(texts.values()), inferred)

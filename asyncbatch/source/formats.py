@@ -21,6 +21,13 @@ _SUFFIXES: dict[str, Format] = {
     ".ipc": "arrow",
     ".arrows": "arrow",
 }
+TITLES: dict[Format, str] = {
+    "parquet": "Parquet",
+    "csv": "CSV",
+    "jsonl": "JSON Lines",
+    "arrow": "Arrow",
+}
+"""What people call them."""
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"PAR1", "parquet"),
     (b"ARROW1", "arrow"),
@@ -57,17 +64,23 @@ def format_by_content(path: str) -> Format:
     return "jsonl" if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "csv"
 
 
-def one_format(paths: Sequence[str], given: str | None) -> Format:
+def one_format(paths: Sequence[str], given: str | None, *, listed: bool = False) -> Format:
     """The format that all of `paths` share.
 
+    Args:
+        paths: at least one.
+        given: `--input-format`.
+        listed: nobody named these files, a folder holds them: then text is taken for CSV only if its name has no
+            suffix or a known one, so that a `README.md` is not scored.
+
     Raises:
-        InputError: they are of several formats; the message names two of the files.
+        InputError: they are of several formats, or one is of none; the message names the files.
     """
     if given is not None:
         return given  # type: ignore[return-value]  # one of the option's choices
     firsts: dict[Format, str] = {}
     for path in paths:
-        firsts.setdefault(format_by_name(path) or format_by_content(path), path)
+        firsts.setdefault(format_by_name(path) or _guessed(path, listed=listed), path)
     if len(firsts) > 1:
         (one, first), (other, second) = list(firsts.items())[:2]
         raise InputError(
@@ -75,3 +88,14 @@ def one_format(paths: Sequence[str], given: str | None) -> Format:
             hint=f"give a glob such as '*.{one}', or run each format by itself",
         )
     return next(iter(firsts))
+
+
+def _guessed(path: str, *, listed: bool) -> Format:
+    found = format_by_content(path)
+    name = path.replace("\\", "/").rpartition("/")[2]
+    if listed and found == "csv" and "." in name.lower().removesuffix(".gz"):
+        raise InputError(
+            f"{path} has the name of no known format, and its folder is the source",
+            hint="give a glob such as 'in/*.parquet', move the file, or say --input-format",
+        )
+    return found

@@ -1,13 +1,14 @@
 """From what a user names to an opened source."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from asyncbatch.config import InputConfig
+from asyncbatch.config import InputConfig, flag
 from asyncbatch.errors import InputError
 from asyncbatch.source import opening
 from asyncbatch.source.arrow import open_arrow
 from asyncbatch.source.csv import open_csv
-from asyncbatch.source.formats import Format, one_format
+from asyncbatch.source.formats import TITLES, Format, one_format
 from asyncbatch.source.jsonlines import open_jsonlines
 from asyncbatch.source.memory import open_arrow_data
 from asyncbatch.source.opened import OpenedSource
@@ -32,8 +33,27 @@ def open_files(spec: str, config: InputConfig) -> OpenedSource:
             raise InputError(f"{each.path} is empty (0 bytes)", hint="leave it out, or say --allow-empty")
     if not found:
         return open_arrow([], config)
-    kind = one_format([each.path for each in found], config.input_format)
+    listed = Path(opening.local_path(spec)).is_dir()
+    kind = one_format([each.path for each in found], config.input_format, listed=listed)
+    _check_options(kind, found[0].path, config)
     return _OPEN[kind](found, config)
+
+
+def _check_options(kind: Format, path: str, config: InputConfig) -> None:
+    """Options that would do nothing are refused: whoever gave them expects them to."""
+    if kind == "csv":
+        return
+    for name, default in (("delimiter", ","), ("quote", '"'), ("no_header", False)):
+        if getattr(config, name) != default:
+            raise InputError(
+                f"{flag(name)} is for CSV, and {path} is {TITLES[kind]}",
+                hint=f"leave it out, or say --input-format csv if {path} is CSV",
+            )
+    if config.types and kind != "jsonl":
+        raise InputError(
+            f"--types is for text, and {path} is {TITLES[kind]}, which has types of its own",
+            hint="leave --types out",
+        )
 
 
 def open_memory(data: object, config: InputConfig) -> OpenedSource:

@@ -144,7 +144,9 @@ def groups_of(group_rows: Sequence[int], gap: Gap) -> tuple[list[int], int]:
 def _open(path: str) -> Iterator[pq.ParquetFile]:
     with opening.open_arrow(path) as stream:
         with _reading(path):
-            parquet = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            parquet = pq.ParquetFile(
+                stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+            )
         with parquet:
             yield parquet
 

@@ -45,6 +45,11 @@ def find_files(spec: str, *, allow_empty: bool) -> list[FoundFile]:
         root, found = _in_glob(path)
         what = f"the glob {path} matches no file"
     else:
+        if root.is_symlink():
+            raise InputError(
+                f"{path} is a link to {root.readlink()}, which does not exist",
+                hint="correct the link or the path",
+            )
         raise InputError(f"{path} does not exist", hint=_missing_hint(root))
     ordered = sorted(found, key=lambda each: natural_key(os.path.relpath(each, root)))
     if not ordered and not allow_empty:

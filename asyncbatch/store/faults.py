@@ -1,6 +1,7 @@
 """What a failed call to the operating system means to a person, and what to do next."""
 
 import errno
+from pathlib import Path
 
 from asyncbatch.errors import OutputError, StorageError
 
@@ -38,6 +39,9 @@ def output_error(error: OSError, *, path: str) -> OutputError:
         return OutputError(
             f"no space left for {path}", hint="free some space, or choose an output on another disk"
         )
+    # A file system without files of its own, such as /proc, says so too.
+    if error.errno == errno.ENOENT and Path(path).absolute().parent.is_dir():
+        return OutputError(f"{path} cannot be created there", hint="choose another output")
     if error.errno == errno.ENOENT:
         return OutputError(
             f"the folder of {path} does not exist", hint="create it first, or correct the name"

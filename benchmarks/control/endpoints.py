@@ -69,6 +69,8 @@ class Endpoint:
     cold_s: float = 0.0
     cold_by: float = 1.0
     changes: tuple[Change, ...] = ()
+    live_load: float = 0.0
+    """Share of the slots' time that requests of live users (one row each, open loop, Poisson) take."""
 
     def row_weight(self, position: float, rng: random.Random) -> float:
         """Cost of a row at `position` (0 to 1) of the job, mean about 1."""
@@ -125,7 +127,9 @@ def _sized(endpoint: Endpoint, rng: random.Random, low_s: float = 100, high_s: f
 def kinds(seed: int) -> Endpoint:
     """An endpoint of a kind met in practice, with that kind's parameters."""
     rng = random.Random(f"kinds {seed}")
-    kind = rng.choice(["trees", "sklearn", "transformer", "embedding", "llm", "serverless", "gateway", "shared"])
+    kind = rng.choice(
+        ["trees", "sklearn", "transformer", "embedding", "llm", "serverless", "gateway", "shared"]
+    )
     noise = rng.choice([0.05, 0.1, 0.2, 0.35])
     if kind == "trees":
         made = Endpoint(
@@ -249,7 +253,9 @@ def moving(seed: int) -> Endpoint:
         changes = [(at, "slowness", rng.choice([0.3, 0.5, 2.0, 3.0]))]
     else:
         changes = [(at, "slowness", 2.0), (at + 60, "instances", instances * 3)]
-    made = replace(made, name=f"{kind}-{seed}", changes=tuple(Change(at_s=t, what=w, value=v) for t, w, v in changes))
+    made = replace(
+        made, name=f"{kind}-{seed}", changes=tuple(Change(at_s=t, what=w, value=v) for t, w, v in changes)
+    )
     return _sized(made, rng, 200, 500)
 
 

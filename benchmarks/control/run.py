@@ -61,7 +61,11 @@ def one(endpoint: Endpoint, maker: Maker, seed: int, best_s: float) -> dict[str,
     controller = maker(simulation.clock, random.Random(seed))
     begun = time.process_time()
     run = simulation.run(controller, until_s=15 * best_s)
-    score = best_s / run.seconds if run.finished else run.rows_done / endpoint.rows * best_s / max(run.seconds, 1e-9)
+    score = (
+        best_s / run.seconds
+        if run.finished
+        else run.rows_done / endpoint.rows * best_s / max(run.seconds, 1e-9)
+    )
     return {
         "score": score,
         "refused": run.refused_share,
@@ -71,6 +75,20 @@ def one(endpoint: Endpoint, maker: Maker, seed: int, best_s: float) -> dict[str,
         "cpu_s": time.process_time() - begun,
         "outcomes": run.outcomes,
     }
+
+
+def warm(endpoint: Endpoint, seed: int, best_s: float) -> dict[str, Any]:
+    """A second run that starts with what the first has learned."""
+    simulation = Simulation(endpoint, seed=seed)
+    first = AdaptiveController(clock=simulation.clock, rng=random.Random(seed))
+    simulation.run(first, until_s=15 * best_s)
+    learned = first.learned()
+    return one(
+        endpoint,
+        lambda clock, rng: AdaptiveController(clock=clock, rng=rng, start=learned),
+        seed + 100,
+        best_s,
+    )
 
 
 def geomean(values: list[float]) -> float:
@@ -123,7 +141,9 @@ def trace(name: str, seed: int, oracles: OracleCache) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--endpoints", nargs="+", default=["kinds:40", "wild:40", "moving:30"])
     parser.add_argument("--controllers", nargs="+", default=["asyncbatch"])
     parser.add_argument("--seeds", type=int, default=1)
@@ -143,7 +163,11 @@ def main() -> None:
             results = {}
             for endpoint in endpoints:
                 best = oracles.best(endpoint)
-                runs = [one(endpoint, makers()[name], seed, best.seconds) for seed in range(1, options.seeds + 1)]
+                seeds = range(1, options.seeds + 1)
+                if name == "warm":
+                    runs = [warm(endpoint, seed, best.seconds) for seed in seeds]
+                else:
+                    runs = [one(endpoint, makers()[name], seed, best.seconds) for seed in seeds]
                 results[endpoint.name] = runs
                 score = geomean([run["score"] for run in runs])
                 if score < options.low and len(options.controllers) == 1:
@@ -153,7 +177,10 @@ def main() -> None:
                     )
             line = summary(results)
             everything["sets"][spec][name] = {"summary": line, "runs": results}
-            print(f"{spec:16s} {name:16s} " + "  ".join(f"{key} {value:.3f}" for key, value in line.items()), flush=True)
+            print(
+                f"{spec:16s} {name:16s} " + "  ".join(f"{key} {value:.3f}" for key, value in line.items()),
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(everything, indent=1))
 

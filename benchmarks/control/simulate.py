@@ -47,6 +47,8 @@ class _Call:
     bytes: int = 0
     over: bool = False
     instance: "_Instance | None" = None
+    live: bool = False
+    """Of a live user, not of the job."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +70,10 @@ class Run:
     outcomes: dict[str, int]
     answered: list[tuple[float, int]]
     """(when, rows) of every answer."""
+    live_s: list[float]
+    """Latencies of the live users' requests."""
+    busy_s: float
+    """Seconds of slots spent on the job."""
 
     @property
     def requests(self) -> int:
@@ -75,12 +81,16 @@ class Run:
 
     @property
     def refused_share(self) -> float:
-        return (self.outcomes.get("throttled", 0) + self.outcomes.get("unavailable", 0)) / max(1, self.requests)
+        return (self.outcomes.get("throttled", 0) + self.outcomes.get("unavailable", 0)) / max(
+            1, self.requests
+        )
 
     @property
     def oversize_share(self) -> float:
         """413, memory errors and timeouts; errors without a reason too."""
-        return sum(self.outcomes.get(k, 0) for k in ("too_large", "failed", "timeout")) / max(1, self.requests)
+        return sum(self.outcomes.get(k, 0) for k in ("too_large", "failed", "timeout")) / max(
+            1, self.requests
+        )
 
 
 class Simulation:
@@ -107,6 +117,8 @@ class Simulation:
         self._done = 0
         self._outcomes: dict[str, int] = {}
         self._answered: list[tuple[float, int]] = []
+        self._live_s: list[float] = []
+        self._busy_s = 0.0
 
     def clock(self) -> float:
         return self._now
@@ -129,6 +141,8 @@ class Simulation:
         for change in self._endpoint.changes:
             self._at(change.at_s, self._change, change)
         controller.note_remaining(self._endpoint.rows)
+        if self._endpoint.live_load:
+            self._live(None)
         self._dispatch()
         sent_limit = max_requests
         while self._heap and self._done < self._endpoint.rows:
@@ -143,6 +157,8 @@ class Simulation:
             finished=self._done >= self._endpoint.rows,
             outcomes=self._outcomes,
             answered=self._answered,
+            live_s=self._live_s,
+            busy_s=self._busy_s,
         )
 
     def _at(self, when: float, action: Callable[..., None], argument: Any) -> None:
@@ -152,7 +168,9 @@ class Simulation:
     # ------------------------------------------------------------------ client
     def _dispatch(self) -> None:
         controller, rows = self._controller, self._endpoint.rows
-        while (self._ready or self._next_row < rows) and self._in_flight + self._backing_off < controller.concurrency():
+        while (
+            self._ready or self._next_row < rows
+        ) and self._in_flight + self._backing_off < controller.concurrency():
             wait = controller.send_delay()
             if wait > 0:
                 if self._now + wait < self._wake_s - 1e-9:
@@ -244,7 +262,11 @@ class Simulation:
             self._answered.append((self._now, rows))
         elif outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE):
             again = _Call(
-                start=call.start, stop=call.stop, kind=Kind.RETRY, tries=call.tries + 1, failures=call.failures
+                start=call.start,
+                stop=call.stop,
+                kind=Kind.RETRY,
+                tries=call.tries + 1,
+                failures=call.failures,
             )
             self._backing_off += 1
             self._at(self._now + self._rng.random() * min(20.0, 2.0**call.tries), self._retry, again)
@@ -252,7 +274,9 @@ class Simulation:
             if call.failures > 5:
                 self._done += rows  # a reject
             else:
-                self._ready.append(_Call(start=call.start, stop=call.stop, kind=Kind.RETRY, failures=call.failures + 1))
+                self._ready.append(
+                    _Call(start=call.start, stop=call.stop, kind=Kind.RETRY, failures=call.failures + 1)
+                )
         else:
             middle = (call.start + call.stop) // 2
             self._ready.append(_Call(start=call.start, stop=middle, kind=Kind.BISECT))
@@ -263,6 +287,23 @@ class Simulation:
         self._backing_off -= 1
         self._ready.append(call)
         self._dispatch()
+
+    # ------------------------------------------------------------------ live users
+    def _live(self, _: None) -> None:
+        """A live user's request comes in; the next is on its way."""
+        endpoint = self._endpoint
+        slots = sum(each.slots for each in self._instances)
+        rate = endpoint.live_load * slots / endpoint.service_s(1)
+        self._at(self._now + self._rng.expovariate(rate), self._live, None)
+        call = _Call(start=0, stop=1, kind=Kind.FIRST, begun_s=self._now, work=1.0, live=True)
+        call.instance = min(self._instances, key=lambda each: each.busy + len(each.waiting) - each.slots)
+        if call.instance.busy < call.instance.slots:
+            self._serve(call)
+        else:
+            call.instance.waiting.append(call)
+
+    def _live_ended(self, call: _Call) -> None:
+        self._live_s.append(self._now - call.begun_s)
 
     # ------------------------------------------------------------------ endpoint
     def _serve(self, call: _Call) -> None:
@@ -279,11 +320,21 @@ class Simulation:
         if now < instance.cold_until_s:
             seconds *= endpoint.cold_by
         self._at(now + seconds, self._slot_free, instance)
+        if call.live:
+            self._at(now + seconds, self._live_ended, call)
+            return
+        self._busy_s += seconds
         back = now + seconds + endpoint.round_trip_s + call.bytes / endpoint.bandwidth
         failed = endpoint.error_share and self._rng.random() < endpoint.error_share
         outcome = Outcome.FAILED if failed else Outcome.SUCCESS
         limit = call.begun_s + endpoint.timeout_s
-        self._at(*((back, self._ended, (call, outcome)) if back <= limit else (limit, self._ended, (call, Outcome.TIMEOUT))))
+        self._at(
+            *(
+                (back, self._ended, (call, outcome))
+                if back <= limit
+                else (limit, self._ended, (call, Outcome.TIMEOUT))
+            )
+        )
 
     def _noise(self) -> float:
         endpoint, rng = self._endpoint, self._rng
@@ -291,7 +342,7 @@ class Simulation:
             return 1 - endpoint.noise + endpoint.noise * rng.expovariate(1.0)
         if endpoint.noise_kind == "spikes":
             return (10.0 if rng.random() < 0.03 else 1.0) * math.exp(rng.gauss(0, 0.1))
-        return math.exp(rng.gauss(-endpoint.noise**2 / 2, endpoint.noise))
+        return math.exp(rng.gauss(-(endpoint.noise**2) / 2, endpoint.noise))
 
     def _slot_free(self, instance: _Instance) -> None:
         instance.busy -= 1
@@ -314,4 +365,6 @@ class Simulation:
                 self._instances.append(self._instance(self._now))
             while len(self._instances) > change.value:
                 for call in self._instances.pop().waiting:
-                    self._at(self._now + self._endpoint.round_trip_s, self._ended, (call, Outcome.UNAVAILABLE))
+                    self._at(
+                        self._now + self._endpoint.round_trip_s, self._ended, (call, Outcome.UNAVAILABLE)
+                    )

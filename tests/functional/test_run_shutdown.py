@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,11 +29,13 @@ from asyncbatch.errors import (
     InputError,
     InvocationError,
     ReplyMismatchError,
+    SourceError,
     StorageError,
 )
 from asyncbatch.model import BytesPayload, Failure, Payload, Reply
-from asyncbatch.observe.events import PartCommitted, Warned
+from asyncbatch.observe.events import PartCommitted, RunPlanned, Warned
 from asyncbatch.pipeline import job as job_module
+from asyncbatch.server.background import Background
 from asyncbatch.sink.parts import PartsSink
 
 ROWS, BLOCK_ROWS = 60, 20
@@ -136,6 +140,7 @@ def open_files() -> dict[str, str]:
 @contextlib.contextmanager
 def nothing_left(endpoint: Endpoint | None = None) -> Iterator[None]:
     """After the block: no thread, no descriptor, nothing in flight, and the endpoint is closed."""
+    gc.collect()
     threads, files = set(threading.enumerate()), open_files()
     yield
     until = time.monotonic() + 5
@@ -291,6 +296,31 @@ def test_a_stream_cancelled_at_any_await_leaves_nothing(
     assert cut > 30
 
 
+@pytest.mark.parametrize("by_name", [False, True], ids=["http", "sagemaker"])
+def test_a_cancelled_run_closes_its_connections(
+    by_name: bool, tmp_path: Path, table: pa.Table, echo: Background
+) -> None:
+    """The same against a real server, in some of the rounds: they are many, and a client of AWS is slow to make."""
+    out = tmp_path / "out"
+    where = (
+        {"endpoint": echo.name, "endpoint_url": echo.url} if by_name else {"endpoint": echo.invocations_url}
+    )
+
+    async def job() -> None:
+        await asyncbatch.arun(str(tmp_path / "in.parquet"), str(out), **OPTIONS | where)
+
+    _, rounds = cancelled_at(job, 10**9, native=True)
+    assert check_disk(out, table) == ROWS
+    with nothing_left():
+        for at in range(1, rounds, 25 if by_name else 7):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(out)
+            cancelled_at(job, at, native=at % 2 == 0)
+            check_disk(out, table)
+        cancelled_at(job, 10**9, native=True)
+    assert check_disk(out, table) == ROWS
+
+
 # -- readers that stop reading --------------------------------------------------------------------------
 
 
@@ -410,14 +440,18 @@ def test_a_reply_of_another_type_ends_the_run(tmp_path: Path, table: pa.Table, e
 def test_an_input_that_breaks_in_the_middle_ends_the_run(
     tmp_path: Path, table: pa.Table, endpoint: Endpoint
 ) -> None:
-    whole = (tmp_path / "in.parquet").read_bytes()
-    middle = pq.ParquetFile(tmp_path / "in.parquet").metadata.row_group(1).column(0).data_page_offset
-    (tmp_path / "in.parquet").write_bytes(whole[:middle] + b"\0" * 60 + whole[middle + 60 :])
-    stat = (tmp_path / "in.parquet").stat()
-    with nothing_left(endpoint), pytest.raises(InputError, match=r"in\.parquet"):
-        run(tmp_path)
-    (tmp_path / "in.parquet").write_bytes(whole)
-    os.utime(tmp_path / "in.parquet", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    source = tmp_path / "in.parquet"
+    whole, stat = source.read_bytes(), source.stat()
+    middle = pq.ParquetFile(source).metadata.row_group(1).column(0).data_page_offset
+
+    def damage(event: object) -> None:
+        if isinstance(event, RunPlanned):
+            source.write_bytes(whole[:middle] + b"\0" * 60 + whole[middle + 60 :])
+
+    with nothing_left(endpoint), pytest.raises(SourceError, match=r"in\.parquet"):
+        run(tmp_path, hooks=[damage])
+    source.write_bytes(whole)
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
 
 
@@ -425,29 +459,32 @@ class BrokenSourceError(Exception):
     """What somebody's generator raises."""
 
 
-def broken(table: pa.Table, rows: int) -> pa.RecordBatchReader:
+def broken(table: pa.Table, times: int) -> pa.RecordBatchReader:
     def batches() -> Iterator[pa.RecordBatch]:
-        yield from table.slice(0, rows).to_batches()
+        for _ in range(times):
+            yield from table.to_batches()
         raise BrokenSourceError("the database went away")
 
     return pa.RecordBatchReader.from_batches(table.schema, batches())
 
 
-@pytest.mark.parametrize("rows", [0, 45])
+@pytest.mark.parametrize(("times", "error"), [(0, InputError), (1, InputError), (200, SourceError)])
 def test_a_stream_of_rows_that_breaks_ends_everything_with_one_error(
-    rows: int, tmp_path: Path, table: pa.Table, endpoint: Endpoint
+    times: int, error: type[Exception], tmp_path: Path, table: pa.Table, endpoint: Endpoint
 ) -> None:
+    """Before the first block it is the input that is wrong; after it there is something to go on from."""
+    options = OPTIONS | {"block_rows": 2_000, "chunk_rows": 500}
     with nothing_left(endpoint):
-        with pytest.raises(InputError, match="database went away"):
-            asyncbatch.run(broken(table, rows), str(tmp_path / "out"), **OPTIONS)
-        with pytest.raises(InputError, match="database went away"):
-            asyncbatch.predict(broken(table, rows), **OPTIONS).read_all()  # type: ignore[union-attr]
+        with pytest.raises(error, match="database went away"):
+            asyncbatch.run(broken(table, times), str(tmp_path / "out"), **options)
+        with pytest.raises(error, match="database went away"):
+            asyncbatch.predict(broken(table, times), **options).read_all()  # type: ignore[union-attr]
 
         async def collect() -> None:
-            async for _ in asyncbatch.stream(broken(table, rows), **OPTIONS):
+            async for _ in asyncbatch.stream(broken(table, times), **options):
                 pass
 
-        with pytest.raises(InputError, match="database went away"):
+        with pytest.raises(error, match="database went away"):
             asyncio.run(collect())
 
 
@@ -514,3 +551,33 @@ def test_an_interrupt_in_a_notebook_ends_the_run_in_order(
         assert time.monotonic() - began < 5
         interrupt.join()
     check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_run_gives_signal_handlers_back(tmp_path: Path, table: pa.Table, endpoint: Endpoint) -> None:
+    def mine(number: int, frame: object) -> None: ...
+
+    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run(tmp_path)
+        assert [signal.getsignal(number) for number in before] == [mine, mine]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_signals_stay_with_whoever_has_the_event_loop(
+    tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    """A service that awaits a run has its own way to stop: it cancels."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        await asyncbatch.arun(str(tmp_path / "in.parquet"), str(tmp_path / "out"), **OPTIONS)
+        async for _ in asyncbatch.stream(str(tmp_path / "in.parquet"), **OPTIONS):
+            pass
+        assert loop.remove_signal_handler(signal.SIGTERM), "somebody removed it"
+
+    asyncio.run(main())

@@ -18,6 +18,7 @@ import trustme
 
 ROOT = Path(__file__).resolve().parents[2]
 MLFLOW = ROOT / ".venv-mlflow"
+EMBEDDINGS = ROOT / ".venv-embeddings"
 _HERE = Path(__file__).parent
 _NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 _START_S = 60.0
@@ -34,6 +35,10 @@ def _missing(server: str) -> str | None:
         if _NGINX is not None:
             return None
         return "nginx is not installed; scripts/real-servers says how, and does it where it may"
+    if server == "embeddings":
+        if (EMBEDDINGS / "ready").exists():
+            return None
+        return "the embedding model is not installed; scripts/real-servers builds its environment, .venv-embeddings"
     raise ValueError(f"no server {server!r} is known here")
 
 
@@ -125,6 +130,40 @@ def mlflow_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[
             )
             for name, port in json.loads(line).items()
         }
+
+
+# -- a sentence-embedding model ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """A sentence-embedding model behind HTTP."""
+
+    url: str
+    rows: Path
+    """The input: JSON Lines with `id` and `text`."""
+    expected: list[list[float]]
+    """What the model's own `encode` says to all texts at once."""
+
+
+@pytest.fixture(scope="session")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embeddings]:
+    """See embedding_server.py."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    log = folder / "server.log"
+    command = [str(EMBEDDINGS / "bin" / "python"), str(_HERE / "embedding_server.py"), str(folder)]
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], **offline}
+    with _process(command, log=log, cwd=folder, env=environment) as child:
+        assert child.stdout is not None
+        port = child.stdout.readline().decode().strip()
+        if not port:
+            pytest.fail(f"the embedding server did not start:\n{log.read_text()[-3000:]}", pytrace=False)
+        yield Embeddings(
+            url=f"http://127.0.0.1:{port}/invocations",
+            rows=folder / "texts.jsonl",
+            expected=json.loads((folder / "expected.json").read_text()),
+        )
 
 
 # -- nginx ---------------------------------------------------------------------------------------------------

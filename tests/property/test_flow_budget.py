@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyncbatch.control import FixedController
@@ -274,6 +274,7 @@ def test_the_others_are_committed_while_the_first_block_is_stuck_as_long_as_ther
 
 @settings(max_examples=25, deadline=None)
 @given(sizes=block_sizes, estimate=st.integers(6, 200), capacity=st.integers(1, 2_000))
+@example(sizes=[6] * 30, estimate=6, capacity=2_000)
 def test_a_stream_reads_ahead_until_the_budget_or_the_window_is_full(
     sizes: list[int], estimate: int, capacity: int
 ) -> None:

@@ -184,7 +184,7 @@ def test_a_command_has_the_options_of_the_table(command: Any) -> None:
     parameters = inspect.signature(command).parameters
     assert [name for name in parameters if name in OPTIONS] == list(OPTIONS)
     assert all(parameters[name].default is None for name in OPTIONS)
-    assert set(parameters) - set(OPTIONS) <= {"source", "sink", "file", "print_config"}
+    assert set(parameters) - set(OPTIONS) <= {"source", "sink", "file", "print_config", "show"}
 
 
 def test_defaults_are_told_where_there_are_any() -> None:

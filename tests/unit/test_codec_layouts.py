@@ -364,7 +364,7 @@ UNSETTLED: list[tuple[Make, ReplyConfig, tuple[int, ...], str, str]] = [
         "--reply a",
     ),
     (lambda n: as_json({"x": 1}), ReplyConfig(), SIZES, "no reading", "--reply outputs[0].data"),
-    (lambda n: text("<html>\n" * n, "text/html"), ReplyConfig(), SIZES, "(text/html)", "--reply"),
+    (lambda n: text("<html>\n" * n, "text/html"), ReplyConfig(), SIZES, "(text/html)", "check the address"),
     (
         lambda n: text("\n".join(map(str, scores(n + 1)))),
         ReplyConfig(),

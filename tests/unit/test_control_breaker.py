@@ -105,3 +105,13 @@ def test_others_fail_until_something_is_answered() -> None:
     assert breaker.others_fail(2)
     breaker.record(Outcome.SUCCESS, chunk=3, rows=1, now_s=2.0)
     assert not breaker.others_fail(2)
+
+
+def test_replies_too_large_for_one_row_are_an_outage_for_more_rows_they_are_not() -> None:
+    breaker = Breaker(max_outage_s=60, started_s=0)
+    _fail(breaker, Outcome.TOO_LARGE, times=40, rows=2)
+    assert not breaker.is_open
+    assert not breaker.gave_up(61.0)
+    _fail(breaker, Outcome.TOO_LARGE, times=20, rows=1)
+    assert breaker.is_open
+    assert breaker.gave_up(61.0)

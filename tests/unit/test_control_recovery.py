@@ -35,13 +35,18 @@ def test_plain_failures_are_retried_then_bisected_then_settled_alone() -> None:
 def test_parts_of_a_suspected_chunk_are_retried_once_only() -> None:
     verdict = _verdict(status=500)
     assert [_step(verdict, tries=n, bisecting=True) for n in (1, 2)] == [Step.AGAIN, Step.BISECT]
-    assert [_step(verdict, tries=n, rows=1, bisecting=True) for n in (1, 2)] == [Step.AGAIN, Step.ALONE]
+
+
+def test_a_good_row_beside_a_bad_one_is_not_struck_down_by_chance() -> None:
+    verdict = _verdict(status=500)
+    found = [_step(verdict, tries=n, rows=1, bisecting=True) for n in (1, 2, 3, 4)]
+    assert found == [Step.AGAIN] * 3 + [Step.ALONE]
 
 
 def test_refused_rows_are_bisected_at_once() -> None:
     verdict = _verdict(status=424, error_name="ModelError", original_status=400)
     assert _step(verdict) is Step.BISECT
-    assert _step(verdict, rows=1) is Step.ALONE
+    assert [_step(verdict, tries=n, rows=1) for n in (1, 2)] == [Step.AGAIN, Step.ALONE]
 
 
 def test_a_model_that_crashes_is_retried_once_then_halved() -> None:
@@ -49,9 +54,10 @@ def test_a_model_that_crashes_is_retried_once_then_halved() -> None:
     assert [_step(verdict, tries=n) for n in (1, 2)] == [Step.AGAIN, Step.BISECT]
 
 
-def test_too_large_is_split_at_once_and_never_retried_as_it_was() -> None:
+def test_too_large_is_split_at_once_and_retried_only_where_nothing_is_left_to_split() -> None:
     assert _step(_verdict(status=413)) is Step.SPLIT
-    assert _step(_verdict(status=413), rows=1) is Step.ALONE
+    found = [_step(_verdict(status=413), rows=1, tries=0, waits=waits) for waits in (1, 2)]
+    assert found == [Step.AGAIN, Step.ALONE]
 
 
 def test_a_timeout_is_retried_once_then_split() -> None:

@@ -31,6 +31,10 @@ class V2Dialect:
             raise _refused(415, f"unsupported content type {content_type!r}, expected {JSON}")
         try:
             tree = json.loads(body)
+            if not isinstance(tree, dict) or not isinstance(tree.get("inputs"), list):
+                raise _refused(400, "Unable to find 'inputs' in the request JSON buffer")
+            if not all(isinstance(each, dict) for each in tree["inputs"]):
+                raise _refused(400, "Unable to parse 'inputs': attempt to access JSON non-object")
             tensors = [_tensor(each) for each in tree["inputs"]]
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise _refused(

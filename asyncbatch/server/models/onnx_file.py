@@ -54,7 +54,8 @@ class OnnxModel:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            text = " ".join(str(error).split())[:200]
+            # `[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from x failed:Protobuf parsing failed.`
+            text = " ".join(str(error).split()).rpartition("failed:")[2][:200].rstrip(". ")
             raise InputError(
                 f"{path} is no ONNX model: {text}",
                 hint="export the model to ONNX, or serve python:module:function",

@@ -1,0 +1,156 @@
+"""How far an output is, from listings and the small files of its state alone: no part is opened."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from asyncbatch.model import Block
+from asyncbatch.sink.existing import Existing, open_existing
+from asyncbatch.sink.layout import REJECTS, REPORT, RETRY, SUCCESS, parse_part_name
+from asyncbatch.sink.lease import Machine, holders
+from asyncbatch.sink.manifest import MissingRange, load_manifest, tiling
+from asyncbatch.sink.parts import PartInfo, list_parts
+from asyncbatch.store.base import read_bytes
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHolder:
+    """A process that works on the output, or did."""
+
+    shard: str
+    host: str
+    pid: int
+    alive: bool
+    """False: it is gone, and the next run takes its place."""
+    heartbeat_age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputStatus:
+    """How far an output is."""
+
+    sink: str
+    kind: str
+    """`folder` or `file`."""
+    job_id: str
+    generation: int
+    created: str
+    source: str
+    endpoint: str
+    finished: bool
+    """Every row is in the output, and the manifest says so."""
+    rows_done: int
+    rows_total: int | None
+    """None where only reading the input tells."""
+    parts: int
+    bytes: int
+    missing: tuple[MissingRange, ...]
+    rejects: int | None
+    """Rejected rows; None until the job is finished: then footers would have to be read."""
+    blocks_with_rejects: int
+    rows_per_s: float | None
+    """Of the last run that ended, from its report."""
+    last_run: str
+    """How that ended; empty if none has."""
+    holders: tuple[LeaseHolder, ...]
+    retry_unfinished: bool
+
+    @property
+    def state(self) -> str:
+        """`finished`, `at work` or `stopped`."""
+        if any(holder.alive for holder in self.holders):
+            return "at work"
+        return "finished" if self.finished else "stopped"
+
+
+def output_status(
+    spec: str, *, machine: Machine | None = None, clock: Callable[[], float] = time.time
+) -> OutputStatus:
+    """How far the output named `spec` is. Takes no lease and changes nothing.
+
+    Raises:
+        OutputError: nothing was planned there; something else lies among the parts; the state is damaged.
+    """
+    existing = open_existing(spec)
+    plan = existing.plan
+    parts = list_parts(existing.parts)
+    file_rows = existing.parts_sink().file_rows()
+    manifest = load_manifest(existing.state)
+    finished = existing.state.stat(SUCCESS) is not None and manifest is not None
+    done = sum(part.block.rows for part in parts)
+    size = sum(part.size_bytes for part in parts)
+    count = len(parts)
+    missing: list[MissingRange] = []
+    target = existing.target.stat(existing.location.target.name)
+    if existing.location.kind == "file" and finished and manifest is not None and target is not None:
+        done, size, count = manifest.rows_in, target.size_bytes, manifest.parts
+    else:
+        missing = tiling(plan, parts, file_rows)
+        finished = finished and not missing
+    rate, last_run = _last_run(existing)
+    return OutputStatus(
+        sink=spec,
+        kind=existing.location.kind,
+        job_id=plan.job_id,
+        generation=plan.generation,
+        created=plan.created,
+        source=plan.source,
+        endpoint=plan.endpoint.get("name") or "",
+        finished=finished,
+        rows_done=done,
+        rows_total=_total(file_rows.values(), plan.limit),
+        parts=count,
+        bytes=size,
+        missing=tuple(missing),
+        rejects=manifest.rejects if finished and manifest is not None else None,
+        blocks_with_rejects=_rejecting(existing, parts),
+        rows_per_s=rate,
+        last_run=last_run,
+        holders=tuple(
+            LeaseHolder(
+                shard=shard,
+                host=holder.host,
+                pid=holder.pid,
+                alive=alive,
+                heartbeat_age_s=max(0.0, clock() - holder.heartbeat),
+            )
+            for shard, holder, alive in holders(existing.state, machine=machine, clock=clock)
+        ),
+        retry_unfinished=existing.state.stat(RETRY) is not None,
+    )
+
+
+def _total(rows: Iterable[int | None], limit: int | None) -> int | None:
+    total = 0
+    for count in rows:
+        if count is None:
+            return None
+        total += count
+    return total if limit is None else min(total, limit)
+
+
+def _rejecting(existing: Existing, parts: Sequence[PartInfo]) -> int:
+    """Blocks in the output that have a rejects file; an unused one of a killed attempt may be counted too."""
+    names = {entry.name.removeprefix(REJECTS).rpartition("-")[0] for entry in existing.state.list(REJECTS)}
+    blocks = [block for name in names if (block := parse_part_name(f"part-{name}.parquet")) is not None]
+    if existing.location.kind == "file" and not parts:
+        return len(blocks)
+    return sum(_covered(block, parts) for block in blocks)
+
+
+def _covered(block: Block, parts: Sequence[PartInfo]) -> bool:
+    return any(
+        part.block.file == block.file and part.block.start <= block.start and block.stop <= part.block.stop
+        for part in parts
+    )
+
+
+def _last_run(existing: Existing) -> tuple[float | None, str]:
+    try:
+        report = json.loads(read_bytes(existing.state, REPORT))
+        return float(report["metrics"]["rows_per_s"]), str(report["status"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None, ""
