@@ -127,17 +127,17 @@ class InputConfig:
     """What is read, sent and kept."""
 
     send: tuple[str, ...] | None = option(None, panel=_IN, metavar="A,B,f*", parse=parse_names, semantic=True,
-        help="columns to send, in this order; * matches", default_text="every column, in file order")
+        help="columns to send, in this order; * stands for any text", default_text="every column, in file order")
     no_send: tuple[str, ...] | None = option(None, panel=_IN, metavar="A,B", parse=parse_names, semantic=True,
         help="columns not to send, such as id and label", default_text="none")
     keep: tuple[str, ...] = option(("all",), panel=_IN, metavar="all|none|A,B", parse=parse_names, semantic=True,
         help="input columns to write beside the prediction", default_text="all")
     types: tuple[tuple[str, str], ...] = option((), panel=_IN, metavar="A=int64,B=string", parse=parse_types, semantic=True,
-        help="types of text columns, instead of those inferred", default_text="inferred")
+        help="types of CSV or JSON Lines columns, instead of those inferred", default_text="inferred")
     limit: int | None = option(None, panel=_IN, metavar="N", parse=parse_positive, semantic=True,
         help="only the first N rows", default_text="all rows")
     block_rows: int | None = option(None, panel=_IN, metavar="N", parse=parse_positive, semantic=True,
-        help="rows of a block, the unit of commit", default_text="from the probe, 256 to 131,072")
+        help="rows of one output part, written and resumed as a whole", default_text="by the first replies, 256 to 131,072")
     input_format: str | None = option(None, panel=_IN, metavar="parquet|csv|jsonl|arrow",
         parse=_choice("parquet", "csv", "jsonl", "arrow"), choices=("parquet", "csv", "jsonl", "arrow"), semantic=True,
         help="format of the source", default_text="by the file name")
@@ -148,7 +148,7 @@ class InputConfig:
     no_header: bool = option(False, panel=_IN, kind="flag", parse=parse_bool, semantic=True,
         help="CSV input has no header line; columns are then c0, c1, …")
     allow_empty: bool = option(False, panel=_IN, kind="flag", parse=parse_bool,
-        help="a glob or folder that matches no file is not an error")
+        help="a source without files, or with empty ones, is no error; the output is empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class RequestConfig:
         help="JSON envelope with $rows $row $n $columns, or a preset: instances, records, split, inputs, v2",
         default_text="instances with --body json")
     row: str = option("array", panel=_REQ, metavar="|".join(ROW_FORMS), parse=_choice(*ROW_FORMS), choices=ROW_FORMS,
-        semantic=True, help="how a row stands in JSON")
+        semantic=True, help="what a row is in JSON: its values, an object by column name, or its only value")
     content_type: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True,
         help="Content-Type header, byte for byte", default_text="by --body")
     accept: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True, help="Accept header",
@@ -191,15 +191,15 @@ class ReplyConfig:
     """How replies become columns."""
 
     reply: str | None = option(None, panel=_REP, metavar="JMESPATH", parse=parse_text, semantic=True,
-        help="where the predictions are in a JSON reply", default_text="learned by the probe")
+        help="where the predictions are in a JSON reply", default_text="learned from the first replies")
     prediction_type: str | None = option(None, panel=_REP, metavar="TYPE", parse=parse_text, semantic=True,
-        help="Arrow type of the prediction, such as float32 or string", default_text="learned by the probe")
+        help="Arrow type of the prediction, such as float32 or string", default_text="learned from the first replies")
     prediction_name: str = option("prediction", panel=_REP, metavar="NAME", parse=parse_text, semantic=True,
         help="name of the prediction column")
     error_name: str = option(
         "error", panel=_REP, metavar="NAME", parse=parse_text, semantic=True, help="name of the error column")
     threshold: float | None = option(None, panel=_REP, metavar="X", parse=parse_number, semantic=True,
-        help="add a 0/1 label: prediction > X", default_text="no label")
+        help="add a label column: 1 where prediction > X, else 0", default_text="no label")
     argmax: bool = option(False, panel=_REP, kind="flag", parse=parse_bool, semantic=True,
         help="add a label: the position of the largest number of each vector, from 0")
     labels: tuple[str, ...] = option((), panel=_REP, metavar="A,B", parse=parse_names, semantic=True,
@@ -221,19 +221,19 @@ class SpeedConfig:
     """How fast, how many, how much memory."""
 
     concurrency: IntRange | None = option(None, panel=_SPEED, metavar="N|MIN:MAX", parse=parse_range,
-        help="requests in flight", default_text="found by the controller")
+        help="requests in flight at once", default_text="found while running")
     chunk_rows: IntRange | None = option(None, panel=_SPEED, metavar="N|MIN:MAX", parse=parse_range, help="rows of a request",
-        default_text="found by the controller")
+        default_text="found while running")
     rate: float | None = option(None, panel=_SPEED, metavar="X", parse=parse_positive_number,
         help="requests per second, at most", default_text="no limit")
     row_rate: float | None = option(None, panel=_SPEED, metavar="X", parse=parse_positive_number,
         help="rows per second, at most", default_text="no limit")
     max_payload: int = option(6 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
-        help="largest request body; larger caps are not tried, smaller ones are learned", default_text="6MiB")
+        help="largest request body; a smaller limit of the endpoint is learned", default_text="6MiB")
     max_reply: int = option(64 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
-        help="a reply is read no further than this", default_text="64MiB")
+        help="largest reply; one that is larger counts as failed", default_text="64MiB")
     max_memory: int = option(256 * 10**6, panel=_SPEED, metavar="SIZE", parse=parse_size,
-        help="memory beyond the program itself", default_text="256MB")
+        help="memory to use, beside what the program itself takes", default_text="256MB")
 
     @property
     def block_memory(self) -> int:
@@ -261,9 +261,9 @@ class FailureConfig:
     deadline: float | None = option(None, panel=_FAIL, metavar="TIME", parse=parse_duration,
         help="stop after this long, resumable", default_text="none")
     grace: float = option(25.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
-        help="after a signal, how long open blocks may take to finish", default_text="25s")
+        help="after Ctrl-C or SIGTERM, how long to finish what was begun", default_text="25s")
     overwrite: bool = option(False, panel=_FAIL, kind="flag", parse=parse_bool,
-        help="start anew over an output that asyncbatch wrote")
+        help="start anew: an earlier output goes once the new run can begin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +272,8 @@ class OutputConfig:
 
     format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=_choice(*FORMATS), choices=FORMATS,
         semantic=True, help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
+    file_size: int | None = option(None, panel=_OUT, metavar="SIZE", parse=parse_size,
+        help="join neighbouring parts of a folder at the end into files of about this size", default_text="a file for each block")
     report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text, help="write the run report there, JSON",
         default_text="only in the state folder")
     json: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,

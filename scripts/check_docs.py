@@ -178,7 +178,7 @@ def check_static(pages: Sequence[Page]) -> list[str]:
     problems = []
     for page in pages:
         problems += [*check_links(page), *check_names(page)]
-        if page.path.parent == ROOT / "docs":
+        if ROOT / "docs" in page.path.parents:
             problems += check_options(page, known)
     return problems
 
@@ -385,13 +385,13 @@ def main(arguments: list[str]) -> int:
     static = "--static" in arguments
     chosen = [Path(each).resolve() for each in arguments if each != "--static"]
     pages = [
-        read_page(path) for path in chosen or sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+        read_page(path) for path in chosen or sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
     ]
     problems = check_static(pages)
     runnable = [
         page
         for page in pages
-        if page.path.parent == ROOT / "docs" and any(block.mark for block in page.blocks)
+        if ROOT / "docs" in page.path.parents and any(block.mark for block in page.blocks)
     ]
     if not static:
         problems += run_pages(runnable)

@@ -85,6 +85,8 @@ def _invoke(arguments: Sequence[str], screen: Screen) -> int:
         code = build_app()(list(arguments), prog_name="asyncbatch", standalone_mode=False)
     except typer.Abort:
         return 130
+    except SystemExit:
+        return 0  # the reader of stdout is gone: Typer's way to end, which needs no words
     except Exception as error:
         # Typer's errors about a command line; their base class has no public name before 0.26.
         if not hasattr(error, "format_message"):

@@ -13,7 +13,8 @@ import typer
 from asyncbatch.config import OPTIONS, PARTS, Option, bad_value, flag
 
 VerboseOption = Annotated[
-    bool, typer.Option("-v", "--verbose", show_default=False, help="where it failed, should there be a bug")
+    bool,
+    typer.Option("-v", "--verbose", show_default=False, help="show where it failed, should there be a bug"),
 ]
 """For commands without the option table of a run."""
 

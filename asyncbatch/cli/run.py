@@ -26,7 +26,9 @@ asyncbatch run -f job.toml --limit 1000
 
 SourceArgument = Annotated[
     str | None,
-    typer.Argument(metavar="SOURCE", help="a file, folder, glob or URI: Parquet, CSV, JSON Lines, Arrow"),
+    typer.Argument(
+        metavar="SOURCE", help="a file, a folder or a quoted glob: Parquet, CSV, JSON Lines, Arrow"
+    ),
 ]
 SinkArgument = Annotated[
     str | None,
@@ -43,7 +45,7 @@ FileOption = Annotated[
         metavar="JOB.toml",
         rich_help_panel="Job",
         show_default=False,
-        help="options from a file, with source and sink; the command line and ASYNCBATCH_* go before it",
+        help="options from a file, with source and sink; the command line and ASYNCBATCH_* variables win over it",
     ),
 ]
 

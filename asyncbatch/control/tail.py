@@ -1,8 +1,11 @@
 """Smaller chunks near the end, so that the last requests end together.
 
-Guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers 36, 1987): each worker takes a share of what is
-left. Chunks do not shrink below where their fixed cost would outweigh the shorter wait.
+Guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers 36, 1987): each request takes an equal
+share of what is left. Chunks do not shrink below where their fixed cost would outweigh the shorter wait.
 """
+
+_LEAST_SHARE = 5
+"""Chunks of the tail are at least this part of the others."""
 
 
 def tail_rows(wanted: int, *, remaining: int, in_flight: float, least: float) -> int:
@@ -14,7 +17,7 @@ def tail_rows(wanted: int, *, remaining: int, in_flight: float, least: float) ->
         in_flight: requests in flight that share the rest.
         least: rows below which a chunk is mostly overhead.
     """
-    share = remaining / (1.2 * max(1.0, in_flight))
+    share = remaining / max(1.0, in_flight)
     if share >= wanted:
         return wanted
-    return max(1, min(wanted, int(max(share, least, wanted / 8))))
+    return max(1, min(wanted, int(max(share, least, wanted / _LEAST_SHARE))))

@@ -12,7 +12,6 @@ function runs on to its end, still taking its place, and what it returns is drop
 import asyncio
 import contextvars
 import difflib
-import functools
 import importlib
 import importlib.util
 import inspect
@@ -21,7 +20,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +70,7 @@ class CallableEndpoint:
         self._convert: Callable[[pa.RecordBatch], Any] = _as_batch
         self._awaited = False
         self._threads: ThreadPoolExecutor | None = None
+        self._calls: set[Future[tuple[Any, InvocationError | None]]] = set()
 
     @property
     def name(self) -> str:
@@ -134,9 +134,10 @@ class CallableEndpoint:
         if threads is None:
             return
         threads.shutdown(wait=False, cancel_futures=True)
-        ending = asyncio.ensure_future(asyncio.to_thread(threads.shutdown, wait=True))
-        # Without shielding, giving up would cancel a thread's future and gain nothing.
-        await asyncio.wait((ending,), timeout=_CLOSE_S)
+        # This thread must end by itself: the event loop waits for it before it closes, however long that takes.
+        ended = await asyncio.to_thread(wait, tuple(self._calls), timeout=_CLOSE_S)
+        if not ended.not_done:
+            await asyncio.to_thread(threads.shutdown, wait=True)
 
     async def _result(self, call: Callable[[Any], Any], batch: "pa.RecordBatch") -> Any:
         if self._awaited:
@@ -150,11 +151,10 @@ class CallableEndpoint:
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
         assert self._threads is not None
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        value, error = await loop.run_in_executor(
-            self._threads, functools.partial(context.run, _outcome, function, argument)
-        )
+        call = self._threads.submit(contextvars.copy_context().run, _outcome, function, argument)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        value, error = await asyncio.wrap_future(call)
         if error is not None:
             raise error
         return value

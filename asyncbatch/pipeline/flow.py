@@ -323,13 +323,15 @@ class Flow:
                 self._send_control(now_s + self._delay(work, refusal))
             return
         alone_in_vain = work.rows == 1 and self._pads(work)
+        stray = verdict.outcome is Outcome.TOO_LARGE and self._body_cap.was_taken(refusal.sample.body_bytes)
+        most_tries = max(LONE_TRIES, self._options.max_retries + 1)
         step = next_step(
             verdict,
             rows=work.rows,
             bisecting=work.kind is Kind.BISECT,
             attempts=Attempts(tries=work.tries, waits=work.waits),
             max_retries=1 if alone_in_vain else self._options.max_retries,
-            lone_tries=1 if alone_in_vain else self._lone_tries,
+            lone_tries=1 if alone_in_vain else most_tries if stray else self._lone_tries,
         )
         self._take_step(step, work, refusal, now_s)
 
@@ -348,7 +350,8 @@ class Flow:
         elif step is Step.ALONE:
             self._alone(work, refusal)
         else:
-            if refusal.verdict.outcome is Outcome.TOO_LARGE:
+            # What is left of a bisected chunk was not too large when it was more.
+            if refusal.verdict.outcome is Outcome.TOO_LARGE and work.kind is not Kind.BISECT:
                 self._body_cap.refused(refusal.sample.body_bytes)
             self._work.put_halves(work, Kind.BISECT if step is Step.BISECT else Kind.RETRY)
 

@@ -250,7 +250,12 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         check_apart(job.source_spec, source.files, location, config.output.report)
         job.report_path = config.output.report
         output = await anyio.to_thread.run_sync(
-            lambda: open_sink(sink, format=config.output.format, overwrite=config.failure.overwrite)
+            lambda: open_sink(
+                sink,
+                format=config.output.format,
+                overwrite=config.failure.overwrite,
+                file_size=config.output.file_size,
+            )
         )
         stack.push_async_callback(_in_thread, output.close)
         planned = output.plan

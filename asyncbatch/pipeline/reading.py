@@ -94,7 +94,9 @@ def _next(blocks: Generator[OpenBlock, None, None]) -> OpenBlock | None:
     try:
         return next(blocks, None)
     except InputError as error:
-        raise SourceError(error.message, hint=f"{error.hint or 'see the input'}; what is committed stays") from error
+        raise SourceError(
+            error.message, hint=f"{error.hint or 'see the input'}; what is committed stays"
+        ) from error
 
 
 class Reader:

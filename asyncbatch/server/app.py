@@ -6,6 +6,7 @@ container contract, `GET /stats` is our own. Nothing of a request's content is l
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -264,9 +265,10 @@ async def _broken(request: web.BaseRequest, answer: Answer) -> web.StreamRespons
         await response.prepare(request)
     if answer.ending is Ending.TRICKLE:
         step = max(1, len(answer.body) // TRICKLES)
-        for start in range(0, len(answer.body), step):
-            await asyncio.sleep(HANG_S / TRICKLES)
-            await response.write(answer.body[start : start + step])
+        with contextlib.suppress(ConnectionError):  # the client had enough
+            for start in range(0, len(answer.body), step):
+                await asyncio.sleep(HANG_S / TRICKLES)
+                await response.write(answer.body[start : start + step])
         return response
     if answer.ending is not Ending.RESET:
         await response.write(answer.body[: len(answer.body) // 2])

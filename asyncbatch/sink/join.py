@@ -8,7 +8,7 @@ every reader slow, so those are decoded, and what lies next to each other become
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from asyncbatch.errors import OutputError
@@ -38,6 +38,8 @@ class Piece:
     start: int = 0
     stop: int | None = None
     """None: to the end."""
+    check: bool = True
+    """Compare the checksums of pages that are moved as bytes; those that are decoded are compared always."""
 
 
 def join_parquet(
@@ -45,8 +47,7 @@ def join_parquet(
 ) -> None:
     """All pieces, in order, as one Parquet file with `key_values` in its footer.
 
-    Holds one row group that is re-encoded in memory, or some MB of one that is moved. Every page checksum is
-    compared on the way.
+    Holds one row group that is re-encoded in memory, or some MB of one that is moved.
 
     Raises:
         OutputError: a piece is gone or damaged.
@@ -69,10 +70,10 @@ def join_parquet(
             piece = small[0]
             with piece.store.open(piece.name) as opened:
                 source = ParquetBytes(opened, _where(piece))
-                started(source).add(source.groups()[alone])
+                started(source).add(source.groups()[alone], check=piece.check)
         else:
             for source in _reencoded(small, schema):
-                started(model).add(source.groups()[0])
+                started(model).add(source.groups()[0], check=False)
         small.clear()
         alone = None
 
@@ -91,10 +92,10 @@ def join_parquet(
                 whole = fits and group.movable and stop - start == group.rows
                 if whole and (group.rows >= MOVE_ROWS or group.bytes >= MOVE_BYTES):
                     flush()
-                    started(source).add(group)
+                    started(source).add(group, check=piece.check)
                     continue
                 alone = group.number if whole and not small else None
-                small.append(Piece(store=piece.store, name=piece.name, start=start, stop=stop))
+                small.append(replace(piece, start=start, stop=stop))
     flush()
     started(model).finish(key_values)
 

@@ -10,6 +10,7 @@ with open_sink("out/") as output:          # new, ours, or OutputError; takes th
 ```
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -17,10 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncbatch.errors import OutputError
+from asyncbatch.sink.filesize import join_parts, remove_replaced
 from asyncbatch.sink.footer import read_part_footer
 from asyncbatch.sink.layout import (
     ERRORS,
     FILES,
+    JOINED,
     MANIFEST,
     REJECTS,
     REPLACES,
@@ -54,17 +57,25 @@ class Output:
         target: Store,
         lease: Lease | None,
         take_lease: Callable[[], Lease],
-        replaces: Entry | None = None,
+        wipe: Callable[[], Entry | None] | None = None,
+        file_size: int | None = None,
     ) -> None:
+        """`wipe` removes what an earlier job left, once `start` is sure that a new one can begin."""
         self._location = location
         self._state = state
         self._parts = parts
         self._target = target
         self._lease = lease  # None until `start` makes a new output's state folder
         self._take_lease = take_lease
-        self._replaces = replaces
-        self._plan = load_plan(state)
+        self._wipe = wipe
+        self._file_size = file_size
+        made = (location.target, location.state / "lease", location.state / "tmp", location.state)
+        self._made = [folder for folder in made if not folder.exists()]
+        """Folders that an output that never came to a plan leaves no trace of."""
+        self._plan = load_plan(state) if wipe is None else None
         self._sink: PartsSink | None = None
+        if self._plan is not None and location.kind == "folder" and state.stat(JOINED) is not None:
+            remove_replaced(parts)
         self._finished = self._plan is not None and self._look_finished(self._plan)
 
     @property
@@ -112,8 +123,10 @@ class Output:
             self._state.prepare()
             self._lease = self._take_lease()
         self._parts.prepare(expected_bytes=expected_bytes)
-        if self._replaces is not None:
-            allow_replacing(self._state, self._replaces)
+        if self._wipe is not None:
+            replaces = self._wipe()
+            if replaces is not None:
+                allow_replacing(self._state, replaces)
         there = create_plan(self._state, plan)
         if there.job_id != plan.job_id and (differences := plan_differences(there, plan)):
             raise OutputError(
@@ -169,9 +182,13 @@ class Output:
         return self._lease is None or self._lease.heartbeat()
 
     def close(self) -> None:
-        """Give the lease back. Idempotent."""
+        """Give the lease back; without a plan, take back the empty folders that were made. Idempotent."""
         if self._lease is not None:
             self._lease.release()
+        if self._plan is None:
+            for folder in self._made:
+                with contextlib.suppress(OSError):  # not made, or not empty: then it is another's
+                    folder.rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -187,6 +204,8 @@ class Output:
         sink = self.sink
         if self._location.kind == "folder" and not sink.committed():
             sink.write_empty()
+        if self._location.kind == "folder" and self._file_size is not None:
+            join_parts(sink, parts_store=self._parts, state=self._state, file_size=self._file_size)
         manifest = write_manifest(sink, parts_store=self._parts, state=self._state)
         success: dict[str, Any] = {"manifest": manifest.digest}
         if self._location.kind == "file":
@@ -195,6 +214,7 @@ class Output:
                 manifest=manifest,
                 format=self._location.format,
                 parts=sink.committed(),
+                check=lambda part: not sink.wrote(part),
                 parts_store=self._parts,
                 target=self._target,
                 name=self._location.target.name,
@@ -250,6 +270,7 @@ def open_sink(
     format: str | None = None,  # noqa: A002 (the option's name)
     overwrite: bool = False,
     shard: str = WHOLE,
+    file_size: int | None = None,
 ) -> Output:
     """Open the output named `spec` for a run: a new one, or one of ours to go on with.
 
@@ -258,9 +279,10 @@ def open_sink(
     Args:
         spec: a folder or a single file; not `-`.
         format: as `--format`.
-        overwrite: remove what an earlier job left there, if it was ours; a single file of someone else's is
-            replaced when the new one is complete.
+        overwrite: `Output.start` removes what an earlier job left there, if it was ours; a single file of
+            someone else's is replaced when the new one is complete.
         shard: whose lease to take.
+        file_size: as `--file-size`, in bytes.
 
     Raises:
         OutputError: it cannot be an output, or holds what is not ours.
@@ -269,6 +291,11 @@ def open_sink(
     location = locate(spec, format=format)
     if location.kind == "stream":
         raise ValueError("stdout is written by TextWriter")
+    if file_size is not None and location.kind == "file":
+        raise OutputError(
+            f"--file-size joins the parts of a folder, and {spec} is one file",
+            hint="leave --file-size out, or name a folder",
+        )
     owner = new_owner()
     state = LocalStore(location.state, location.state, owner=owner)
     parts = state.beside(location.parts)
@@ -294,7 +321,8 @@ def open_sink(
             target=target,
             lease=lease,
             take_lease=take_lease,
-            replaces=wipe(location, state=state, parts=parts, target=target) if overwrite else None,
+            wipe=(lambda: wipe(location, state=state, parts=parts, target=target)) if overwrite else None,
+            file_size=file_size,
         )
     except BaseException:
         if lease is not None:
@@ -308,7 +336,7 @@ def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -
     A single file that stands at the target stays until the new one replaces it; it is what is returned.
     """
     there = target.stat(location.target.name) if location.kind == "file" else None
-    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY)
+    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED)
     parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
     state.delete(*(entry.name for prefix in (FILES, REJECTS, RETRIED) for entry in state.list(prefix)))
     state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))

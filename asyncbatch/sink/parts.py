@@ -11,13 +11,13 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from asyncbatch.errors import OutputError
 from asyncbatch.model import Block, InputFile, Reject
 from asyncbatch.sink.footer import PartFooter, read_part_footer
-from asyncbatch.sink.layout import FILES, file_record_name, parse_part_name, part_name, rejects_name
+from asyncbatch.sink.layout import FILES, JOINED, file_record_name, parse_part_name, part_name, rejects_name
 from asyncbatch.sink.plan import Plan
 from asyncbatch.sink.rejects import rejects_table, write_rejects
 from asyncbatch.store.base import Store, read_bytes
@@ -65,6 +65,7 @@ class PartsSink:
         self._files = {file.number: file for file in plan.files}
         self._lock = threading.Lock()
         self._footers: dict[str, PartFooter] = {}  # those read or written by this process
+        self._written: set[str] = set()
         self._records: dict[int, FileRecord] = {}
 
     @property
@@ -172,6 +173,10 @@ class PartsSink:
             self._footers[part.name] = found
         return found
 
+    def wrote(self, part: PartInfo) -> bool:
+        """This object committed it, so it has not lain there while nobody was at work."""
+        return part.name in self._written
+
     def done_by_file(self) -> dict[int, list[tuple[int, int, int | None]]]:
         """The committed `(start, stop, end_offset)` of each file, ascending: the `done` of `Source.blocks`.
 
@@ -226,16 +231,41 @@ class PartsSink:
 
     def _commit(self, footer: PartFooter, table: "pa.Table") -> None:
         name = part_name(footer.block)
+        if self._is_joined(footer.block):
+            self._discard(footer)
+            return
         if self._parts.create_if_absent(name, lambda file: write_part(file, table, footer, self._schema)):
             with self._lock:
                 self._footers[name] = footer
+                self._written.add(name)
+            # Of a process that was taken for dead: others have finished and joined the parts meanwhile.
+            if self._is_joined(footer.block):
+                self._parts.delete(name)
+                self._discard(footer)
             return
         there = read_part_footer(self._parts, name)
         self._require_ours(name, there)
-        if footer.rejects_file:
-            self._state.delete(footer.rejects_file)
+        self._discard(footer)
         with self._lock:
             self._footers[name] = there
+
+    def _is_joined(self, block: Block) -> bool:
+        """Whether the rows of `block` are in a joined part."""
+        if self._state.stat(JOINED) is None:
+            return False
+        found = (parse_part_name(entry.name) for entry in self._parts.list("part-"))
+        return any(
+            part is not None
+            and part != block
+            and part.file == block.file
+            and part.start <= block.start
+            and block.stop <= part.stop
+            for part in found
+        )
+
+    def _discard(self, footer: PartFooter) -> None:
+        if footer.rejects_file:
+            self._state.delete(footer.rejects_file)
 
     def _require_ours(self, name: str, footer: PartFooter) -> None:
         if footer.job_id != self._plan.job_id:
@@ -253,6 +283,8 @@ class PartsSink:
 def list_parts(store: Store) -> list[PartInfo]:
     """The parts in `store`, in row order, from a listing alone.
 
+    Of a joined part and its members, should both be there, the joined one; only then is a footer read.
+
     Raises:
         OutputError: something else lies among them, or two of them hold the same rows.
     """
@@ -266,14 +298,35 @@ def list_parts(store: Store) -> list[PartInfo]:
                 f"{store.root} holds {entry.name}, which asyncbatch did not write",
                 hint="choose another output, or move that file",
             )
-    found.sort(key=lambda part: part.block)
-    for one, other in pairwise(found):
-        if one.block.file == other.block.file and other.block.start < one.block.stop:
-            raise OutputError(
-                f"{store.root}: {one.name} and {other.name} hold the same rows",
-                hint="remove the one that does not belong there and run the same command again",
-            )
-    return found
+    found.sort(key=lambda part: (part.block.file, part.block.start, -part.block.stop))
+    kept: list[PartInfo] = []
+    for part in found:
+        if kept and _overlaps(kept[-1].block, part.block):
+            if not _took_the_place(store, kept[-1], part):
+                raise OutputError(
+                    f"{store.root}: {kept[-1].name} and {part.name} hold the same rows",
+                    hint="remove the one that does not belong there and run the same command again",
+                )
+        else:
+            kept.append(part)
+    return kept
+
+
+def _overlaps(one: Block, other: Block) -> bool:
+    return one.file == other.file and other.start < one.stop
+
+
+def _took_the_place(store: Store, joined: PartInfo, part: PartInfo) -> bool:
+    """Whether `part` went into the wider one: then a crash, or a late commit, has left it there."""
+    if not (joined.block.start <= part.block.start and part.block.stop <= joined.block.stop):
+        return False
+    try:
+        members = read_part_footer(store, joined.name).members
+    except FileNotFoundError:
+        return False
+    return part.block.start in {each.block.start for each in members} and part.block.stop in {
+        each.block.stop for each in members
+    }
 
 
 def is_invisible(name: str) -> bool:

@@ -7,7 +7,7 @@ then only the very file that was there when it was asked.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, Literal, cast
@@ -40,6 +40,7 @@ def publish(
     manifest: Manifest,
     format: Format,  # noqa: A002 (the option's name)
     parts: Sequence[PartInfo],
+    check: Callable[[PartInfo], bool],
     parts_store: Store,
     target: Store,
     name: str,
@@ -49,12 +50,17 @@ def publish(
 
     Can be repeated after a crash. Memory is bounded by a row group, whatever the size of the output.
 
+    Args:
+        check: whether a part's checksums are compared although its bytes are only moved; else they travel
+            with the pages, for readers to compare.
+
     Raises:
         OutputError: something else stands there, or a part is damaged.
         StorageError: the store failed; `name` is as it was before.
     """
     offsets: list[int] = []
-    write = _writer(plan, manifest, format, parts, parts_store, offsets)
+    pieces = [Piece(store=parts_store, name=part.name, check=check(part)) for part in parts]
+    write = _writer(plan, manifest, format, pieces, offsets)
     there = target.stat(name)
     if there is None and target.create_if_absent(name, write):
         there = target.stat(name)
@@ -98,11 +104,9 @@ def _writer(
     plan: Plan,
     manifest: Manifest,
     format_name: Format,
-    parts: Sequence[PartInfo],
-    store: Store,
+    pieces: Sequence[Piece],
     offsets: list[int],
 ) -> Write:
-    pieces = [Piece(store=store, name=part.name) for part in parts]
     if format_name == "parquet":
         return lambda file: join_parquet(
             file, pieces, schema=plan.schema, key_values=published_marks(plan, manifest)

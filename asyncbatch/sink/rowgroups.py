@@ -1,12 +1,15 @@
 """Row groups of Parquet files moved as they are: their bytes are copied, their places in the footer rewritten.
 
 Of what a footer says, only the offsets change: types, statistics, encodings and whatever a later version of the
-format adds are taken over as they stand. Page indexes and bloom filters are moved too. Every page's checksum is
-compared while it is copied, so that a damaged file is noticed and not handed on; that costs a tenth of decoding.
+format adds are taken over as they stand. Page indexes and bloom filters are moved too, and every page keeps its
+checksum. To compare the checksums on the way doubles the cost (benchmarks/join.py).
 Field numbers: https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
+import errno
+import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +35,8 @@ _READ_BYTES = 4 * 2**20
 _HEADER_BYTES = 4096
 """Most page headers are below 100 bytes; those with long statistics are tried again with more."""
 _LAST_ORDINAL = 2**15 - 1
+_NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF})
+"""`copy_file_range` cannot serve these two files; see copy_file_range(2)."""
 
 # FileMetaData
 _SCHEMA, _ROWS, _GROUPS, _KEY_VALUES = 2, 3, 4, 5
@@ -84,7 +89,7 @@ class ParquetBytes:
     """
 
     def __init__(self, file: BinaryIO, where: str) -> None:
-        self._file = file
+        self.file = file
         self.where = where
         try:
             size = file.seek(0, 2)
@@ -115,8 +120,8 @@ class ParquetBytes:
     def read(self, start: int, size: int) -> bytes:
         """Just these bytes."""
         try:
-            self._file.seek(start)
-            found = self._file.read(size)
+            self.file.seek(start)
+            found = self.file.read(size)
         except (OSError, ValueError) as error:
             raise self.damaged() from error
         if len(found) != size:
@@ -206,8 +211,11 @@ class RowGroupWriter:
     def __post_init__(self) -> None:
         self._write(MAGIC)
 
-    def add(self, group: Group) -> None:
+    def add(self, group: Group, *, check: bool) -> None:
         """Copy the row group; `group` is not to be used afterwards.
+
+        Args:
+            check: compare every page's checksum. Without that the system moves the bytes by itself.
 
         Raises:
             OutputError: the file it is in is damaged.
@@ -215,7 +223,7 @@ class RowGroupWriter:
         values = group.values
         begin = self._at
         for chunk in values.get(_COLUMNS):
-            self._add_chunk(group.source, chunk)
+            self._add_chunk(group.source, chunk, check=check)
         for chunk in values.get(_COLUMNS):
             self._add_bloom_filter(group.source, chunk.get(_META))
         if values.get(_GROUP_OFFSET) is not None:
@@ -243,12 +251,15 @@ class RowGroupWriter:
         footer = write_struct(metadata)
         self._write(footer + struct.pack("<I", len(footer)) + MAGIC)
 
-    def _add_chunk(self, source: ParquetBytes, chunk: Struct) -> None:
+    def _add_chunk(self, source: ParquetBytes, chunk: Struct, *, check: bool) -> None:
         meta = chunk.get(_META)
         start, size = _place(meta)
         by = self._at - start
-        for piece in source.pages(start, size):
-            self._write(piece)
+        if check:
+            for piece in source.pages(start, size):
+                self._write(piece)
+        else:
+            self._copy(source, start, size)
         for name in (_DATA, _INDEX_PAGE, _DICTIONARY):
             if meta.get(name, 0) > 0:
                 meta.shift(name, by)
@@ -275,9 +286,37 @@ class RowGroupWriter:
         meta.set(_BLOOM, I64, self._at)
         self._write(source.read(start, size))
 
+    def _copy(self, source: ParquetBytes, start: int, size: int) -> None:
+        """Within the kernel where that is possible, else in chunks."""
+        end = start + size
+        if sys.platform == "linux" and (descriptors := _descriptors(source.file, self.file)) is not None:
+            self.file.flush()
+            try:
+                while start < end:
+                    moved = os.copy_file_range(*descriptors, end - start, offset_src=start)
+                    if moved == 0:
+                        raise source.damaged()
+                    start += moved
+                    self._at += moved
+            except OSError as error:
+                if error.errno not in _NO_COPY:
+                    raise
+            self.file.seek(0, os.SEEK_END)
+        while start < end:
+            content = source.read(start, min(_READ_BYTES, end - start))
+            self._write(content)
+            start += len(content)
+
     def _write(self, data: bytes | memoryview) -> None:
         self.file.write(data)
         self._at += len(data)
+
+
+def _descriptors(source: BinaryIO, target: BinaryIO) -> tuple[int, int] | None:
+    try:
+        return source.fileno(), target.fileno()
+    except (OSError, AttributeError):  # files in memory
+        return None
 
 
 def _place(meta: Struct) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncbatch.errors import AsyncBatchError, OutputError
 from asyncbatch.sink.existing import Existing, open_existing, published_parts
+from asyncbatch.sink.filesize import replaced_names
 from asyncbatch.sink.footer import PREFIX, PartFooter, read_raw_footer
 from asyncbatch.sink.layout import ERRORS, MANIFEST, RETRY, SUCCESS
 from asyncbatch.sink.manifest import load_manifest_values, tiling
@@ -99,6 +100,10 @@ class _Findings:
         except OutputError as error:
             self._say(store.root, error.message)
             return
+        for name in replaced_names(store, {part.name for part in parts}):
+            self._say(
+                f"{store.root}/{name}", "holds rows that a joined part holds too: the next run removes it"
+            )
         sink = self._existing.parts_sink()
         footers: dict[str, PartFooter] = {}
         for part in parts:

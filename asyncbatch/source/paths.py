@@ -39,6 +39,11 @@ def find_files(spec: str, *, allow_empty: bool) -> list[FoundFile]:
     if root.is_dir():
         found = _in_folder(root)
         what = f"the folder {path} holds no data file"
+    elif path == "-" or (root.exists() and not root.is_file()):
+        raise InputError(
+            f"{path} is no regular file, and the input is read in several places",
+            hint="write it to a file first",
+        )
     elif root.exists():
         return [FoundFile(path=path)]
     elif _MAGIC.search(path):

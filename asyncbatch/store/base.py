@@ -1,7 +1,7 @@
 """What the sink needs of a place to keep files. Small, so that a disk and an object store can both give
 it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
@@ -20,6 +20,15 @@ class Entry:
     version: str
     """Differs when the content was replaced: modification time on disk, ETag or generation in object
     stores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swap:
+    """One file that takes the place of others."""
+
+    added: str
+    write: Write
+    removed: tuple[str, ...]
 
 
 class Store(Protocol):
@@ -75,6 +84,15 @@ class Store(Protocol):
 
     def replace(self, name: str, write: Write) -> None:
         """Create or replace `name`: readers see the old content or the new, never both or neither."""
+        ...
+
+    def swap(self, swaps: "Sequence[Swap]") -> bool:
+        """Have files in the place of others, all below the root itself.
+
+        True: whoever lists the root sees the old files or the new ones. False: the place cannot do that; for
+        a moment a file and those that it took the place of were both there, never neither, and a crash in that
+        moment leaves both.
+        """
         ...
 
     def delete(self, *names: str) -> None:

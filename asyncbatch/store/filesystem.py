@@ -4,6 +4,7 @@ They are a seam: the tests drive the same store over a model of a disk that lose
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -17,6 +18,13 @@ from typing import BinaryIO, Protocol, cast
 NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS, errno.EBADF})
 """A folder's sync may be refused so by network and read-only file systems: they have no such operation,
 nothing failed."""
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+"""renameat2(2), Linux 3.15: ext4, xfs, btrfs, tmpfs."""
+_RENAME_SWAP = 2
+"""renamex_np(2) of macOS: APFS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,14 @@ class FileSystem(Protocol):
 
     def rename(self, source: Path, target: Path) -> None:
         """Atomic; replaces `target`."""
+        ...
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Atomic: each has the other's name. ENOSYS, ENOTSUP or EINVAL where that cannot be done."""
+        ...
+
+    def copy_attributes(self, source: Path, target: Path) -> None:
+        """Owner, permissions and the like, as far as this process may."""
         ...
 
     def unlink(self, path: Path) -> None: ...
@@ -121,6 +137,25 @@ class OsFileSystem:
 
     def rename(self, source: Path, target: Path) -> None:
         source.replace(target)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        library = ctypes.CDLL(None, use_errno=True)
+        names = os.fsencode(one), os.fsencode(other)
+        if sys.platform == "linux" and hasattr(library, "renameat2"):
+            failed = library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+        elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+            failed = library.renamex_np(*names, _RENAME_SWAP)
+        else:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if failed:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(one))
+
+    def copy_attributes(self, source: Path, target: Path) -> None:
+        shutil.copystat(source, target)
+        there, here = source.stat(), target.stat()
+        if (there.st_uid, there.st_gid) != (here.st_uid, here.st_gid):
+            os.chown(target, there.st_uid, there.st_gid)
 
     def unlink(self, path: Path) -> None:
         path.unlink()

@@ -10,12 +10,13 @@ Applications Recover from fsync Failures?", USENIX ATC 2020).
 import errno
 import logging
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from asyncbatch.errors import OutputError, StorageError
-from asyncbatch.store.base import Entry, Write
+from asyncbatch.store.base import Entry, Swap, Write
 from asyncbatch.store.faults import output_error, storage_error
 from asyncbatch.store.filesystem import FileSystem, OsFileSystem, Scanned
 
@@ -24,6 +25,8 @@ Entries: TypeAlias = list[Entry]  # inside the class `list` is a method
 _log = logging.getLogger(__name__)
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+NO_EXCHANGE = NO_HARD_LINKS | {errno.EINVAL, errno.EBUSY, errno.EXDEV, errno.EACCES}
+"""Two folders cannot change places: an old system, a network disk, a mount point, or rights are lacking."""
 MINIMUM_FREE_BYTES = 16 * 2**20
 """Less than this left on the disk and a run is not started."""
 
@@ -149,6 +152,67 @@ class LocalStore:
             self._discard(temp)
             raise storage_error(error, doing=f"replacing {final}") from error
 
+    def swap(self, swaps: Sequence[Swap]) -> bool:
+        root = self._root.resolve()  # of a link, what it points to is exchanged
+        fresh = self._temp / f"{self._owner}-{uuid.uuid4().hex}"
+        try:
+            self._ensure_folder(self._temp)
+            self._files.make_folder(fresh)
+            for each in swaps:
+                with self._files.create(fresh / each.added) as file:
+                    each.write(file)
+                    self._files.sync(file)
+            at_once = self._exchange(root, fresh, removed={name for each in swaps for name in each.removed})
+            if not at_once:
+                self._one_by_one(root, fresh, swaps)
+        except OSError as error:
+            self._discard_folder(fresh)
+            raise storage_error(error, doing=f"joining files of {self._root}") from error
+        except BaseException:
+            self._discard_folder(fresh)
+            raise
+        self._discard_folder(fresh)
+        return at_once
+
+    def _exchange(self, root: Path, fresh: Path, *, removed: set[str]) -> bool:
+        """Give `fresh` the rest of the root's files, and then the root's name; False: not possible here."""
+        linked: list[Path] = []
+        try:
+            for each in self._files.scan(root):
+                if each.is_folder:
+                    raise OSError(errno.EINVAL, "a folder has no second name")
+                if each.name not in removed:
+                    self._files.link(root / each.name, fresh / each.name)
+                    linked.append(fresh / each.name)
+            self._files.copy_attributes(root, fresh)
+            # All of both folders is durable before they change places, and the change before anything goes.
+            self._files.sync_folder(root)
+            self._files.sync_folder(fresh)
+            self._files.sync_folder(fresh.parent)
+            self._files.exchange(root, fresh)
+        except OSError as error:
+            if error.errno not in NO_EXCHANGE:
+                raise
+            for path in linked:
+                self._files.unlink(path)
+            return False
+        self._files.sync_folder(root.parent)
+        self._files.sync_folder(fresh.parent)
+        return True
+
+    def _one_by_one(self, root: Path, fresh: Path, swaps: Sequence[Swap]) -> None:
+        for each in swaps:
+            final = root / each.added
+            if self._links.usable:
+                self._link(fresh / each.added, final)
+            else:
+                self._claim(fresh / each.added, final)
+            self._files.sync_folder(root)
+            for name in each.removed:
+                if name != each.added:
+                    self._files.unlink(root / name)
+            self._files.sync_folder(root)
+
     def delete(self, *names: str) -> None:
         folders = set()
         for name in names:
@@ -178,7 +242,10 @@ class LocalStore:
             if owner == self._owner or owner in live:
                 continue
             if owner in dead or each.modified_s < before:
-                self._discard(self._temp / each.name)
+                if each.is_folder:
+                    self._discard_folder(self._temp / each.name)
+                else:
+                    self._discard(self._temp / each.name)
 
     def remove_empty_folders(self) -> None:
         """Remove the folders below the root, and the root itself, as far as they hold no file."""
@@ -288,6 +355,14 @@ class LocalStore:
         for each in dict.fromkeys([*missing, path]):
             self._files.sync_folder(each.parent)
         self._ready.add(path)
+
+    def _discard_folder(self, temp: Path) -> None:
+        try:
+            for each in self._files.scan(temp):
+                self._files.unlink(temp / each.name)
+            self._files.remove_folder(temp)
+        except OSError:
+            pass  # swept later
 
     def _discard(self, temp: Path) -> None:
         try:

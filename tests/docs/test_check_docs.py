@@ -30,7 +30,7 @@ def page(tmp_path: Path) -> Path:
 
 
 def test_the_pages_name_nothing_that_does_not_exist() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert check_docs.check_static([check_docs.read_page(each) for each in pages]) == []
 
 

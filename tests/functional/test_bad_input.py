@@ -144,6 +144,13 @@ def test_a_file_that_cannot_be_read_while_it_is_opened(refused: Command, folder:
     assert refused("run", "loop.csv", "out", *ENDPOINT).message.startswith("loop.csv ")
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/null", "pipe.csv"])
+def test_what_cannot_be_read_twice(refused: Command, folder: Path, name: str) -> None:
+    os.mkfifo(folder / "pipe.csv")
+    said = refused("run", name, "out", *ENDPOINT)
+    assert said.message == f"{name} is no regular file, and the input is read in several places"
+
+
 def test_options_for_text_on_a_file_that_has_types(refused: Command) -> None:
     said = refused("run", "in.parquet", "out", *ENDPOINT, "--types", "x=int64")
     assert said.message == "--types is for text, and in.parquet is Parquet, which has types of its own"

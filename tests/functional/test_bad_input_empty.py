@@ -54,8 +54,7 @@ def rows_of(folder: Path, sink: str, stdout: str) -> list[dict[str, Any]]:
         return rows
     if sink == "out.csv":
         assert (folder / sink).read_text().startswith(('"id",', '"prediction",'))
-        rows = pyarrow.csv.read_csv(folder / sink).to_pylist()
-        return rows
+        return list(pyarrow.csv.read_csv(folder / sink).to_pylist())
     text = stdout if sink == "-" else (folder / sink).read_text()
     return [json.loads(line) for line in text.splitlines()]
 

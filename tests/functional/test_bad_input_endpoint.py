@@ -248,11 +248,11 @@ def test_a_refusal_for_good_ends_the_run_and_what_is_committed_stays(
     [
         lambda body: (500, {}, b"boom"),
         lambda body: (400, {}, b"boom"),
-        lambda body: (200, CSV, b"1\n"),
+        lambda body: (200, CSV, b"1\n" * 50),
         lambda body: (200, CSV, b"1" * 20_000),
         lambda body: (413, {}, b"boom"),
     ],
-    ids=["500", "400", "too few rows", "too large", "413"],
+    ids=["500", "400", "too many rows", "too large", "413"],
 )
 def test_a_dead_model_is_not_a_million_rejects(
     command: Command, answering: Answering, folder: Path, then: Callable[[bytes], Any]

@@ -73,7 +73,6 @@ def peak_of(source: Path, sink: Path, *, rows: int, **options: Any) -> int:
 
 def check(few: int, some: int, many: int) -> None:
     """Peaks over a few hundred rows, over more than the budget holds, and over several times that."""
-    print(f"few {few} some {some} many {many}")
     shown = f"few {few / MB:.0f} MB, some {some / MB:.0f} MB, many {many / MB:.0f} MB"
     assert some - few <= MAX_MEMORY, shown
     assert many - few <= MAX_MEMORY, shown

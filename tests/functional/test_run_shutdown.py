@@ -375,6 +375,48 @@ def test_a_reader_of_predictions_may_be_dropped_at_any_time(
         del reader
 
 
+@pytest.mark.parametrize("lazy", [False, True], ids=["stream", "reader"])
+def test_no_more_than_16_blocks_wait_for_the_oldest(lazy: bool, table: pa.Table, endpoint: Endpoint) -> None:
+    oldest = threading.Event()
+    finished: list[object] = []
+
+    async def late() -> Reply:
+        while not oldest.is_set():  # noqa: ASYNC110  # set by a thread that knows no loop
+            await anyio.sleep(0.01)
+        return Reply(body=b"0.5\n1.5", content_type="text/csv")
+
+    def hook(event: object) -> None:
+        if isinstance(event, RunPlanned):
+            endpoint.answers[endpoint.calls + 1] = late
+        if isinstance(event, PartCommitted):
+            finished.append(event)
+
+    def watch() -> None:
+        until = time.monotonic() + 10
+        while len(finished) < 15 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        counts.append(len(finished))
+        oldest.set()
+
+    counts: list[int] = []
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    options = OPTIONS | {"block_rows": 2, "chunk_rows": 2, "hooks": [hook]}
+    if lazy:
+        found = asyncbatch.predict(table.to_reader(10), **options).read_all()["prediction"].to_pylist()  # type: ignore[union-attr]
+    else:
+
+        async def main() -> list[float]:
+            stream = asyncbatch.stream(table, **options)
+            return [value async for batch in stream for value in batch["prediction"].to_pylist()]
+
+        found = asyncio.run(main())
+    watcher.join()
+    assert found == table["x"].to_pylist()
+    assert counts == [15]
+
+
 # -- errors ---------------------------------------------------------------------------------------------
 
 

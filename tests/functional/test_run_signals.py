@@ -166,6 +166,31 @@ def test_a_signal_before_the_first_block_ends_the_run_too(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet"]
 
 
+def test_a_function_that_does_not_return_does_not_hold_up_the_exit(
+    tmp_path: Path, table: pa.Table, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread cannot be stopped: it gets the grace and 5 s more."""
+    (tmp_path / "stuck_model.py").write_text(
+        "import time\n"
+        "calls = []\n"
+        "def score(batch):\n"
+        "    calls.append(batch)\n"
+        "    if len(calls) > 8: time.sleep(60)\n"
+        "    return batch.column(0)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start([
+        sys.executable, "-m", "asyncbatch", "run", str(tmp_path / "in.parquet"), str(tmp_path / "out"),
+        "-e", "python:stuck_model:score", "--block-rows", "100", "--chunk-rows", "100", "--concurrency", "4",
+        "--grace", "500ms", "--no-progress",
+    ])  # fmt: skip
+    wait_for(lambda: len(parts(tmp_path)) >= 1, process)
+    process.send_signal(signal.SIGTERM)
+    code, said = ended(process, within_s=20)
+    assert code == 75, said
+    check_state(tmp_path)
+
+
 def can_be_process_1() -> bool:
     if shutil.which("unshare") is None:
         return False

@@ -127,6 +127,7 @@ def test_any_reader_sees_the_rows_of_the_pieces(
         whole = rng.random() < 0.7
         tables.append(table if whole else table.slice(start, stop - start))
         span = {} if whole else {"start": start, "stop": stop}
+        span["check"] = rng.random() < 0.5
         pieces.append(Piece(store=store, name=f"{number}.parquet", **span))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(join, "MOVE_ROWS", move_rows)

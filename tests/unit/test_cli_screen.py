@@ -193,7 +193,7 @@ def test_defaults_are_told_where_there_are_any() -> None:
     assert told["request_timeout"] == "70s"
     assert told["body"] == "csv"
     assert told["max_retries"] == "6"
-    assert told["chunk_rows"] == "found by the controller"
+    assert told["chunk_rows"] == "found while running"
     assert told["target_model"] == told["quiet"] == told["deadline"] == ""
 
 

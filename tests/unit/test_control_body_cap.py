@@ -55,6 +55,22 @@ def test_the_cap_stays_between_one_and_the_ceiling_and_below_what_was_refused(
         assert 1 <= cap.max_bytes <= 5_000
 
 
+def test_a_stray_refusal_does_not_keep_bodies_small() -> None:
+    cap = BodyCap(max_bytes=6_000)
+    cap.answered(5_000)
+    cap.refused(50)
+    assert cap.max_bytes < 50
+    assert search(cap, limit=6_000, requests=400) == 0
+    assert cap.max_bytes == 6_000
+
+
+def test_a_limit_that_some_servers_do_not_have_is_asked_for_now_and_then_only() -> None:
+    cap = BodyCap(max_bytes=60_000)
+    cap.answered(50_000)
+    cap.refused(10_000)
+    assert search(cap, limit=9_000, requests=1_000) <= 150
+
+
 def test_a_ceiling_is_positive() -> None:
     with pytest.raises(ValueError, match="positive"):
         BodyCap(max_bytes=0)

@@ -290,7 +290,7 @@ class TestTail:
         assert tail_rows(1000, remaining=10**6, in_flight=10, least=50) == 1000
 
     def test_shares_what_is_left(self) -> None:
-        assert tail_rows(1000, remaining=6000, in_flight=10, least=50) == 400
+        assert tail_rows(1000, remaining=6000, in_flight=10, least=50) == 600
 
     def test_never_below_what_overhead_allows(self) -> None:
         assert tail_rows(1000, remaining=100, in_flight=10, least=300) == 300
