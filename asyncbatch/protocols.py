@@ -136,6 +136,16 @@ class Decoder(Protocol):
 
 
 @runtime_checkable
+class TakesTime(Protocol):
+    """A decoder that can say that it needs long for its replies' size."""
+
+    @property
+    def slow(self) -> bool:
+        """True: even small replies are decoded off the event loop."""
+        ...
+
+
+@runtime_checkable
 class Endpoint(Protocol):
     """What is invoked. `invoke` is safe to call concurrently, and leaves nothing behind when cancelled."""
 

@@ -75,7 +75,7 @@ class LayoutDecoder:
             raise ReplyMismatchError(
                 f"expected {FORM_WORDS[self._layout.form]} with {rows} predictions, but {error}",
                 kind="undecodable",
-                hint="asyncbatch plan says how replies are read",
+                hint="plan --show 1 prints a reply and how it is read",
             ) from None
         except TypeMismatchError as error:
             raise ReplyMismatchError(

@@ -32,8 +32,8 @@ from asyncbatch.errors import ReplyError, ReplyMismatchError
 from asyncbatch.model import Reply
 
 Probe = tuple[Reply, int]
-_TYPE_HINT = "name the type, such as --prediction-type string"
-_PATH_HINT = "name the place with --reply, such as --reply predictions"
+_TYPE_HINT = "name the type, such as --prediction-type string; plan --show 1 prints the reply"
+_PATH_HINT = "name the place with --reply, such as --reply predictions; plan --show 1 prints the reply"
 
 
 def check_reply(config: ReplyConfig) -> None:
@@ -175,7 +175,8 @@ def _nothing_fits(probes: Sequence[Probe], config: ReplyConfig) -> ReplyError:
         )
     return ReplyError(
         f"no reading gives one prediction a row in replies ({media}) to requests of {sizes} rows",
-        hint="name the place of the predictions in JSON with --reply, such as --reply outputs[0].data",
+        hint="name the place of the predictions in JSON with --reply, such as --reply outputs[0].data; "
+        "plan --show 1 prints the reply",
     )
 
 

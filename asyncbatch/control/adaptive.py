@@ -32,11 +32,12 @@ class AdaptiveController:
     """Rows and bytes of a chunk, requests in flight, and request rate, from nothing but samples.
 
     Pure: no I/O, no clock of its own. Bounds are hard: whatever is learned, chunks have `chunk_rows.low` to
-    `chunk_rows.high` rows and `concurrency()` is within `concurrency`. Only FIRST and RETRY samples steer; the others only end their permit.
+    `chunk_rows.high` rows and `concurrency()` is within `concurrency`. Only FIRST and RETRY samples steer; the others
+    only end their permit.
 
     Args:
         clock: seconds, monotonic; the clock of the samples' times.
-        rng: for the order of trials that are equally good.
+        rng: spreads the pauses after refusals, so that several runs do not come back at the same moment.
         chunk_rows: bounds of rows of a chunk, fixed when equal; None: 1 to 65,536.
         chunk_bytes: largest body; smaller caps are learned from 413.
         concurrency: bounds of requests in flight, fixed when equal; None: 1 to 512.
@@ -83,6 +84,7 @@ class AdaptiveController:
         self._calls = self._refusals = 0
         self._failures = self._successes = 0.0  # of the present size, fading
         self._smaller_ok = 0
+        self._most_bytes: int | None = None
         self._trust: Trust | None = None
         if start is not None:
             self._warm_start(start, now)
@@ -104,8 +106,11 @@ class AdaptiveController:
         return ChunkTarget(rows=max(bounds.low, min(bounds.high, rows)), bytes=point.caps.max_bytes)
 
     def concurrency(self) -> int:
-        bounds = self._point.flight_range
-        return max(bounds.low, min(bounds.high, int(self._point.limit)))
+        point = self._point
+        bounds, limit = point.flight_range, int(point.limit)
+        if self._most_bytes is not None:
+            limit = min(limit, int(self._most_bytes / max(1.0, point.rows * point.caps.bytes_per_row)))
+        return max(bounds.low, min(bounds.high, limit))
 
     def send_delay(self) -> float:
         now = self._clock()
@@ -120,6 +125,10 @@ class AdaptiveController:
             return wait_s
         self._point.flight.send(now)
         return 0.0
+
+    def note_bytes_in_flight(self, most: int) -> None:
+        """Bodies in flight may have `most` bytes together."""
+        self._most_bytes = most
 
     def note_remaining(self, rows: int) -> None:
         self._point.remaining = rows
@@ -184,7 +193,7 @@ class AdaptiveController:
         point.latency_s, point.spread, point.slots = start.latency_s, start.spread, start.slots
         if start.request_rate is not None:
             self._pacer.restore(start.request_rate, now)
-        self._trust = Trust(expected_s=start.latency_s, spread=start.spread, enough=self.concurrency() // 2)
+        self._trust = Trust(expected_s=start.latency_s, spread=start.spread, enough=min(8, self.concurrency() // 4))
         self._startup.skip()
         self._cruising = True
         self._cruise.begin(now)
@@ -384,4 +393,4 @@ class AdaptiveController:
             self._refusals //= 2
 
     def _hold(self, now: float, seconds: float) -> None:
-        self._hold_until_s = max(self._hold_until_s, now + seconds)
+        self._hold_until_s = max(self._hold_until_s, now + seconds * self._rng.uniform(0.8, 1.2))

@@ -54,7 +54,7 @@ class Breaker:
             self._next_probe_s = now_s + min(10.0, 0.5 * 2.0 ** min(self._probes, 10))
         elif self._looks_dead():
             self._open = True
-            self._next_probe_s = now_s + 0.5
+            self._next_probe_s = now_s + (0.5 if self._all_away() else 0.0)
 
     def others_fail(self, chunk: int) -> bool:
         """Whether anything but `chunk` failed since the last success: then it may be no row's fault."""
@@ -79,8 +79,12 @@ class Breaker:
     def _looks_dead(self) -> bool:
         if len(self._recent) < _WINDOW:
             return False
-        if all(outcome in (Outcome.UNAVAILABLE, Outcome.NOT_READY) for outcome, _, _ in self._recent):
+        if self._all_away():
             return True
         chunks = {chunk for _, chunk, _ in self._recent}
         singles = {chunk for _, chunk, rows in self._recent if rows == 1}
         return len(chunks) >= _CHUNKS and len(singles) >= _SINGLES
+
+    def _all_away(self) -> bool:
+        """Nothing but refusals of the whole endpoint: a pause does it good, and no row is in question."""
+        return all(outcome in (Outcome.UNAVAILABLE, Outcome.NOT_READY) for outcome, _, _ in self._recent)

@@ -37,14 +37,19 @@ class RowFootprint:
         return self.sent + 2 * self.kept + self.answered
 
 
-def block_rows(*, seconds_per_row: float, row: RowFootprint, max_memory_bytes: int) -> int:
+def block_rows(
+    *, seconds_per_row: float, row: RowFootprint, max_memory_bytes: int, row_rate: float | None = None
+) -> int:
     """Rows of a block: about 30 s of one slot's work, 256 to 131,072, and never more than 1/16 of the memory.
 
     Args:
         seconds_per_row: marginal seconds of one more row in one slot, from two probe sizes.
         row: bytes that a row occupies.
         max_memory_bytes: the run's memory budget.
+        row_rate: rows per second that the user allows, if limited: a block should not take longer than 30 s of that.
     """
+    if row_rate is not None:
+        seconds_per_row = max(seconds_per_row, 1 / row_rate)
     by_time = _BLOCK_SECONDS / seconds_per_row if seconds_per_row > 0 else MAX_BLOCK_ROWS
     by_memory = max_memory_bytes / _MEMORY_SHARE / max(1.0, row.total)
     rows = min(max(by_time, MIN_BLOCK_ROWS), MAX_BLOCK_ROWS)

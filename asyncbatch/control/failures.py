@@ -191,7 +191,7 @@ def _rule(
 
 _THROTTLED = "it is sent again more slowly; lower --concurrency or --rate, or raise the endpoint's limits"
 _WAKING = "the model is waking up; --max-outage says how long to wait"
-_ROWS = "see the message for what is wrong with the rows; --body and --send say what is sent"
+_ROWS = "see the message for what is wrong with the rows; plan --show 1 prints the request as sent"
 _SMALLER = "lower --max-payload or --chunk-rows"
 _SERVER = "look into the log of the endpoint"
 _LOGIN = "renew the credentials (aws sso login, or aws configure) and run the same command again"

@@ -59,7 +59,7 @@ def pieces(snapshot: Snapshot) -> list[Piece]:
         Piece(text=f"in flight {snapshot.in_flight}/{snapshot.limit}", keep=5),
         Piece(text=f"chunk {snapshot.chunk_rows:,}", keep=4),
         Piece(text=_count(snapshot.retries, "retry"), keep=3),
-        Piece(text=f"{snapshot.throttled:,} throttled" if snapshot.throttled else "", keep=2),
+        Piece(text=f"{snapshot.throttled:,} refused" if snapshot.throttled else "", keep=2),
         Piece(
             text="" if snapshot.latency_p95_s is None else f"p95 {text.latency(snapshot.latency_p95_s)}",
             keep=1,

@@ -181,6 +181,10 @@ class Flow:
         return wanted
 
     def _take(self) -> Work | None:
+        if self._breaker.is_open and self._invoker.has_good_rows:
+            # Rows known to be good tell a dead endpoint from a long stretch of bad rows; more of that stretch would not.
+            self._control_sent = True
+            return Work(block=None, start=0, stop=1, kind=Kind.PROBE, chunk=-1)
         work = self._work.take(
             self._clock(), target=self._target, max_bytes=self._body_cap.max_bytes, min_rows=self._min_rows
         )

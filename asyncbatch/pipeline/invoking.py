@@ -12,7 +12,7 @@ from asyncbatch.errors import InvocationError, ReplyError
 from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport, Values
 from asyncbatch.pipeline.blocks import Work
 from asyncbatch.pipeline.saying import said
-from asyncbatch.protocols import Decoder, Encoder, Endpoint, RefreshesCredentials
+from asyncbatch.protocols import Decoder, Encoder, Endpoint, RefreshesCredentials, TakesTime
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,6 +65,8 @@ class Invoker:
         self._clock = clock
         self._good_rows = good_rows
         self._names = names
+        slow = isinstance(decoder, TakesTime) and decoder.slow
+        self._inline_bytes = 0 if slow else _DECODE_INLINE_BYTES
         # Decoding holds the interpreter lock, and its intermediate values are larger than the reply: few at a time.
         self._decoders = anyio.CapacityLimiter(_DECODERS)
 
@@ -136,7 +138,7 @@ class Invoker:
         return self._encoder.encode(table).payload(0, table.num_rows), table.num_rows
 
     async def _decode(self, reply: Reply, rows: int) -> tuple[Values, ...]:
-        if reply.result is None and len(reply.body) <= _DECODE_INLINE_BYTES:
+        if reply.result is None and len(reply.body) <= self._inline_bytes:
             return self._decoder.decode(reply, rows)
         return await anyio.to_thread.run_sync(self._decoder.decode, reply, rows, limiter=self._decoders)
 

@@ -263,7 +263,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
             job.job_id = planned.job_id
             check_resumable(planned, config, source, endpoint, sink)
             if output.finished:
-                rows = sum(file.rows or 0 for file in planned.files)
+                rows = await anyio.to_thread.run_sync(output.finished_rows)
                 job.tools.metrics.planned(rows_total=rows, rows_resumed=rows)
                 return job.done()
         prepared = await job.prepare(source, endpoint, planned)

@@ -78,7 +78,7 @@ class Prepared:
         lines = [f"replies are read as {self.layout.describe()}"]
         if self.probes.answers:
             asked = ", ".join(
-                f"{answer.rows} rows in {answer.seconds * 1e3:.0f} ms" for answer in self.probes.answers
+                f"n = {answer.rows} in {answer.seconds * 1e3:.0f} ms" for answer in self.probes.answers
             )
             lines.append(f"probes: {asked}; {self.probes.seconds_per_row * 1e6:.1f} µs for one more row")
         lines.append(
@@ -296,7 +296,10 @@ def _block_rows(config: RunConfig, planned: Plan | None, probes: ProbeResult, ro
     if config.input.block_rows is not None:
         return config.input.block_rows
     return block_rows(
-        seconds_per_row=probes.seconds_per_row, row=row, max_memory_bytes=config.speed.block_memory
+        seconds_per_row=probes.seconds_per_row,
+        row=row,
+        max_memory_bytes=config.speed.block_memory,
+        row_rate=config.speed.row_rate,
     )
 
 

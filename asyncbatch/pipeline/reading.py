@@ -128,6 +128,8 @@ class Reader:
         self._stopping = False
         self.blocks_read = 0
         self.reached_end = False
+        self.failure: SourceError | None = None
+        """Why reading ended early. The blocks read before it are good, and are finished."""
 
     def release(self, block: int) -> None:
         """Block number `block` is committed or consumed: its bytes are free."""
@@ -149,9 +151,12 @@ class Reader:
         async with queue:
             try:
                 while await self._admitted():
-                    block = await anyio.to_thread.run_sync(_next, blocks)
+                    try:
+                        block = await anyio.to_thread.run_sync(_next, blocks)
+                    except SourceError as error:
+                        self.failure, block = error, None
                     if block is None:
-                        self.reached_end = True
+                        self.reached_end = self.failure is None
                         self._budget.release(self.blocks_read)
                         break
                     self._budget.correct(block.number, self._bytes_of(block))

@@ -179,6 +179,8 @@ class Run:
             send.close()
             receive.close()
             self._tools.emit(self._progress())
+        if self._reader.failure is not None:
+            raise self._reader.failure
         if self._stop_reason is not None and not (self._reader.reached_end and self._flow.open_blocks == 0):
             raise StoppedError(
                 f"stopped before the end: {self._stop_reason}", hint="the same command goes on from here"

@@ -97,6 +97,11 @@ class Output:
         """The job was finished before, and its output is still there."""
         return self._finished
 
+    def finished_rows(self) -> int:
+        """Input rows of a finished job; 0 before."""
+        manifest = load_manifest(self._state)
+        return manifest.rows_in if manifest is not None else 0
+
     @property
     def sink(self) -> PartsSink:
         """Where blocks go; needs a plan."""

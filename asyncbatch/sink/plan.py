@@ -206,8 +206,21 @@ def _file_differences(old: Sequence[InputFile], new: Sequence[InputFile]) -> lis
         if other is None:
             found.append(Difference(field=f"input {file.path}", planned="listed", now="missing"))
         elif dict(file.fingerprint) != dict(other.fingerprint):
-            found.append(_difference(f"input {file.path}", dict(file.fingerprint), dict(other.fingerprint)))
+            found.append(
+                _difference(f"input {file.path}", _state(file.fingerprint), _state(other.fingerprint))
+            )
     return found
+
+
+def _state(fingerprint: Mapping[str, str | int]) -> str:
+    """For people: size and time; where both are equal, the contents differ."""
+    parts = []
+    if "size" in fingerprint:
+        parts.append(f"{fingerprint['size']:,} bytes")
+    if "mtime_ns" in fingerprint:
+        modified = datetime.fromtimestamp(int(fingerprint["mtime_ns"]) / 1e9, UTC)
+        parts.append(f"modified {modified.isoformat(sep=' ', timespec='milliseconds')}")
+    return ", ".join(parts) or "other contents"
 
 
 def _schema_differences(old: "pa.Schema", new: "pa.Schema") -> list[Difference]:

@@ -5,9 +5,8 @@ import os
 from asyncbatch.config import InputConfig
 from asyncbatch.protocols import Source
 from asyncbatch.source.columns import Selection, select_columns
-from asyncbatch.source.fingerprint import fingerprint_changed
 
-__all__ = ["Selection", "fingerprint_changed", "open_source", "select_columns"]
+__all__ = ["Selection", "open_source", "select_columns"]
 
 
 def open_source(spec: str | os.PathLike[str] | object, config: InputConfig) -> Source:

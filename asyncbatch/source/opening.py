@@ -1,6 +1,7 @@
 """The one place where input files are listed and opened: the seam for other file systems."""
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -29,14 +30,14 @@ class FileStat:
 
 
 def local_path(spec: str) -> str:
-    """The path of a spec: itself, or what a `file://` URI names.
+    """The path of a spec: itself without `./` and doubled slashes, or what a `file://` URI names.
 
     Raises:
         InputError: a URI of another scheme, or of another host.
     """
     match = _SCHEME.match(spec)
     if match is None:
-        return spec
+        return os.path.normpath(spec) if spec != "-" else spec
     scheme = match[1].lower()
     if scheme not in SCHEMES:
         raise InputError(

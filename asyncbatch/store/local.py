@@ -209,8 +209,10 @@ class LocalStore:
                 self._claim(fresh / each.added, final)
             self._files.sync_folder(root)
             for name in each.removed:
-                if name != each.added:
+                try:
                     self._files.unlink(root / name)
+                except FileNotFoundError:
+                    pass  # another process joins the same parts
             self._files.sync_folder(root)
 
     def delete(self, *names: str) -> None:

@@ -13,6 +13,7 @@ import asyncbatch
 from asyncbatch.server import ServeConfig, SimulationConfig
 from asyncbatch.server.background import Background
 from asyncbatch.server.models.echo import EchoModel
+from asyncbatch.server.simulation import poison_mask
 
 Serve = Callable[[ServeConfig], Background]
 LABELS = ("spam", "ham", "größer")
@@ -159,3 +160,37 @@ def test_a_container_that_takes_one_feature_too_few_is_not_asked_to_judge(
     )
     table = rows_of(50)
     assert answers(scored(tmp_path, table, server, no_send="id")) == table["x0"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("dialect", "options"),
+    [
+        ("xgboost", {}),
+        ("xgboost", {"accept": "application/json"}),
+        ("sklearn", {}),
+        ("v2", {"body": "json", "template": "v2"}),
+    ],
+    ids=["xgboost", "xgboost json", "sklearn", "v2"],
+)
+def test_what_bisecting_leaves_over_is_read_by_the_same_layout(
+    dialect: str, options: dict[str, Any], tmp_path: Path, serve: Serve
+) -> None:
+    """Halves of any size down to one row, three numbers each: `[a, b, c]` must never pass for three rows."""
+    simulation = SimulationConfig(outputs=3, poison_share=0.03, seed=3)
+    server = serve(ServeConfig(model="simulated", dialect=dialect, simulation=simulation))
+    table = rows_of(600)
+    pq.write_table(table, tmp_path / "in.parquet")
+    report = asyncbatch.run(
+        str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=server.invocations_url, no_send="id", keep="id",
+        chunk_rows=40, **options,
+    )  # fmt: skip
+    x = table["x0"].to_numpy()
+    poison = poison_mask(x, share=0.03, seed=3)
+    assert 5 < poison.sum() < 40
+    assert report.exit_code == 3
+    found = pq.read_table(tmp_path / "out")
+    assert [value is not None for value in found["error"].to_pylist()] == poison.tolist()
+    expected = [
+        None if bad else [value, value + 1, value + 2] for value, bad in zip(x.tolist(), poison, strict=True)
+    ]
+    assert found.column(1).to_pylist() == expected

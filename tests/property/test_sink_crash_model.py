@@ -13,11 +13,11 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,13 +25,13 @@ import pytest
 
 from asyncbatch.errors import AsyncBatchError, OutputError, StorageError
 from asyncbatch.model import Block, InputFile, Reject
-from asyncbatch.sink.footer import footer_from_key_values
+from asyncbatch.sink.footer import PartFooter, footer_from_key_values
 from asyncbatch.sink.layout import Format, SinkKind, SinkLocation, parse_part_name
 from asyncbatch.sink.lease import Holder, Lease, acquire
 from asyncbatch.sink.output import Output
 from asyncbatch.sink.parts import PartsSink
 from asyncbatch.sink.plan import Plan
-from asyncbatch.store.base import Write
+from asyncbatch.store.base import Swap, Write
 from asyncbatch.store.filesystem import Scanned
 from asyncbatch.store.local import LocalStore
 
@@ -44,6 +44,9 @@ FILES = (
     InputFile(number=0, path="a.csv", size_bytes=1, rows=None, fingerprint={}),
     InputFile(number=1, path="b.parquet", size_bytes=1, rows=8, fingerprint={}),
 )
+
+
+Change: TypeAlias = tuple[Path, int | Path | None, bool]
 
 
 class Crash(BaseException):
@@ -72,13 +75,15 @@ class ModelDisk:
         self.synced: dict[int, bytes] = {}
         self.names: dict[Path, int | None] = {HOME: None, HOME.parent: None}  # None: a folder
         self.durable = dict(self.names)
-        self.pending: list[tuple[Path, int | None, bool]] = []  # name, inode, added (else removed)
+        # Name, inode, added (else removed); or two folders that change places.
+        self.pending: list[Change] = []
         self.steps = 0
         self.crash_at: int | None = None
         self.fail_at: int | None = None
         self.fail_with = 0
         self.dead = False
         self.locked = False
+        self.exchanges = True
         self.hook: Callable[[], None] = lambda: None
         self._inodes = itertools.count()
 
@@ -117,9 +122,17 @@ class ModelDisk:
         return all(parent in names for parent in path.parents)
 
     @staticmethod
-    def _apply(names: dict[Path, int | None], change: tuple[Path, int | None, bool]) -> None:
+    def _apply(names: dict[Path, int | None], change: Change) -> None:
         path, inode, added = change
-        if added:
+        if isinstance(inode, Path):
+            moved = {
+                new / each.relative_to(old): names.pop(each)
+                for old, new in ((path, inode), (inode, path))
+                for each in list(names)
+                if each.is_relative_to(old)
+            }
+            names.update(moved)
+        elif added:
             names[path] = inode
         else:
             names.pop(path, None)
@@ -149,6 +162,17 @@ class ModelDisk:
         self.step()
         inode = cast(ModelFile, file).inode
         self.synced[inode] = self.content[inode]
+
+    def exchange(self, one: Path, other: Path) -> None:
+        self.step()
+        if not self.exchanges:
+            raise OSError(errno.ENOSYS, "not supported")
+        assert not [each for each in self.pending if one in each[0].parents or other in each[0].parents]
+        self._apply(self.names, (one, other, True))
+        self.pending.append((one, other, True))
+
+    def copy_attributes(self, source: Path, target: Path) -> None:
+        self.step()
 
     def sync_folder(self, path: Path) -> None:
         self.step()
@@ -251,6 +275,7 @@ class World:
     format: Format | None = None
     """Of the single file; None: a folder."""
     store_class: type[LocalStore] = LocalStore
+    file_size: int | None = None
     acknowledged: dict[str, bytes] = field(default_factory=dict)
     """Part name to its content when its commit was reported."""
     answers: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -300,6 +325,7 @@ class World:
             target=target,
             lease=lease,
             take_lease=take_lease,
+            file_size=self.file_size,
         )
 
     def commit(self, sink: PartsSink, block: Block) -> None:
@@ -330,22 +356,51 @@ class World:
         done = STATE / "_SUCCESS" in names
         published = self.format is not None and done
         for name, content in self.acknowledged.items():
+            if name not in parts and self.file_size is not None:
+                name, content = self.check_joined(parts, name, content)
             assert published or name in parts, "what was acknowledged is gone"
             assert name not in parts or self.content(folder / name) == content, (
                 "what was acknowledged changed"
             )
         if (STATE / "manifest.json" in names or done) and not published:
-            there = sorted(block.name for name in parts if (block := parse_part_name(name)) is not None)
+            found = [block for name in parts if (block := parse_part_name(name)) is not None]
+            there = sorted(
+                {block.name for each in found for block in blocks_of(each.file, each.start, each.stop)}
+            )
             tiles = [block.name for each in ROWS for block in blocks_of(each, 0, None)]
             assert there == tiles, "a manifest over parts that do not tile the input"
         if done:
             self.check_result()
 
+    def check_joined(self, parts: set[str], name: str, content: bytes) -> tuple[str, bytes]:
+        """The joined part that holds the rows of the acknowledged part `name`, just as they were."""
+        block = parse_part_name(name)
+        assert block is not None
+        for each in parts:
+            wide = parse_part_name(each)
+            if wide is not None and wide.file == block.file and wide.start <= block.start < wide.stop:
+                joined = self.content(self.location.parts / each)
+                rows = pq.read_table(io.BytesIO(joined)).slice(block.start - wide.start, block.rows)
+                assert rows.equals(pq.read_table(io.BytesIO(content))), "what was acknowledged changed"
+                return each, joined
+        raise AssertionError("what was acknowledged is gone")
+
+    def check_readers(self) -> None:
+        """What any reader sees that lists the folder now: no row twice, and none that was there is missing."""
+        folder = self.location.parts
+        parts = [path.name for path in self.disk.names if path.parent == folder]
+        blocks = sorted(block for name in parts if (block := parse_part_name(name)) is not None)
+        for one, other in itertools.pairwise(blocks):
+            assert one.file != other.file or one.stop <= other.start, "a reader sees rows twice"
+        there = {block.name for each in blocks for block in blocks_of(each.file, each.start, each.stop)}
+        for name in self.acknowledged:
+            assert name.removeprefix("part-").removesuffix(".parquet") in there, "a reader misses rows"
+
     def check_part(self, content: bytes, block: Block, rejects_kept: set[str]) -> None:
-        rejects_file = read_part(content, block)
-        if bad := [reject.row for reject in rejects_of(block)]:
-            assert rejects_file in rejects_kept, "the rejects of a visible part are gone"
-            assert read_rows(self.content(STATE / rejects_file)) == bad
+        for footer in read_part(content, block).blocks:
+            if bad := [reject.row for reject in rejects_of(footer.block)]:
+                assert footer.rejects_file in rejects_kept, "the rejects of a visible part are gone"
+                assert read_rows(self.content(STATE / footer.rejects_file)) == bad
 
     def check_result(self) -> None:
         ids = [n * 100 + row for n, count in ROWS.items() for row in range(count)]
@@ -368,8 +423,8 @@ def read_rows(content: bytes) -> list[int]:
 
 
 @cache
-def read_part(content: bytes, block: Block) -> str:
-    """Checks that it is whole and holds just its rows; the name of its rejects file."""
+def read_part(content: bytes, block: Block) -> PartFooter:
+    """Checks that it is whole and holds just its rows."""
     file = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
     table = file.read()
     assert table.column("id").to_pylist() == [
@@ -381,7 +436,7 @@ def read_part(content: bytes, block: Block) -> str:
     footer = footer_from_key_values(file.metadata.metadata)
     assert footer is not None
     assert footer.block == block
-    return footer.rejects_file
+    return footer
 
 
 def blocks_of(file: int, start: int, stop: int | None) -> list[Block]:
@@ -535,6 +590,64 @@ def test_a_full_or_broken_disk_stops_it_at_any_step_and_the_next_run_ends_it(
         world.check()
         assert STATE / "_SUCCESS" in disk.names
     assert stopped > len(steps) * 0.7, "all but removing what is unfinished is reported"
+
+
+def joining(seed: int, *, exchanges: bool = True, disk: type[ModelDisk] = ModelDisk) -> World:
+    """A run with `--file-size`: the parts of each input file become one at the end."""
+    world = World(disk(seed), file_size=100_000)
+    world.disk.exchanges = exchanges
+    if exchanges:
+        world.disk.hook = world.check_readers
+    return world
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_nor_while_parts_are_joined(exchanges: bool, crashes: int) -> None:
+    def make(seed: int) -> World:
+        return joining(seed, exchanges=exchanges)
+
+    assert torture(make, crashes=crashes) >= crashes
+    whole = make(0)
+    whole.run()
+    assert sorted(path.name for path in whole.disk.names if path.parent == HOME / "out") == [
+        "part-00000000-000000000000-000000000007.parquet",
+        "part-00000001-000000000000-000000000008.parquet",
+    ]
+
+
+@pytest.mark.parametrize("others_alive", [True, False])
+def test_nor_while_parts_are_joined_and_another_writes(others_alive: bool, crashes: int) -> None:
+    def make(seed: int) -> World:
+        return with_second_writer(joining(seed, exchanges=False), others_alive=others_alive)
+
+    assert torture(make, crashes=crashes // 2) >= crashes // 2
+
+
+class NoExchangeSync(ModelDisk):
+    """The folders have changed places, but that is not made durable before the old files go."""
+
+    def sync_folder(self, path: Path) -> None:
+        if not any(isinstance(inode, Path) for _, inode, _ in self.pending):
+            super().sync_folder(path)
+
+
+@pytest.mark.parametrize("disk", [NoExchangeSync])
+def test_it_notices_when_the_exchange_is_not_durable(disk: type[ModelDisk]) -> None:
+    with pytest.raises(CAUGHT):
+        torture(lambda seed: joining(seed, disk=disk), crashes=600)
+
+
+def test_it_notices_when_members_go_before_the_joined_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def backwards(self: LocalStore, root: Path, fresh: Path, swaps: "Sequence[Swap]") -> None:
+        for each in swaps:
+            for name in each.removed:
+                self._files.unlink(root / name)
+            self._files.link(fresh / each.added, root / each.added)
+            self._files.sync_folder(root)
+
+    monkeypatch.setattr(LocalStore, "_one_by_one", backwards)
+    with pytest.raises(CAUGHT):
+        torture(lambda seed: joining(seed, exchanges=False), crashes=600)
 
 
 class NoFileSync(ModelDisk):

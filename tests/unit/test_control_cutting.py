@@ -42,3 +42,8 @@ def test_a_slow_model_gets_small_blocks_and_a_fast_one_large_blocks() -> None:
     assert block_rows(seconds_per_row=0.5, row=small, max_memory_bytes=256_000_000) == 256
     assert block_rows(seconds_per_row=1e-3, row=small, max_memory_bytes=256_000_000) == 30_000
     assert block_rows(seconds_per_row=1e-6, row=small, max_memory_bytes=10**9) == MAX_BLOCK_ROWS
+
+
+def test_a_row_rate_bounds_the_rows_of_a_block() -> None:
+    small = RowFootprint(sent=100, kept=100, answered=20)
+    assert block_rows(seconds_per_row=1e-6, row=small, max_memory_bytes=10**9, row_rate=30.0) == 900

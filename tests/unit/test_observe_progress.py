@@ -75,7 +75,7 @@ def test_the_line_says_what_matters() -> None:
         "0:12 45% · 152,000/336,776 rows · 27.4k rows/s · ETA 0:06 · in flight 12/16 · chunk 500 · p95 21 ms"
     )
     busy = replace(SNAPSHOT, retries=1, throttled=2, rows_rejected=7)
-    assert "7 rejects · in flight 12/16 · chunk 500 · 1 retry · 2 throttled · p95 21 ms" in plain_line(busy)
+    assert "7 rejects · in flight 12/16 · chunk 500 · 1 retry · 2 refused · p95 21 ms" in plain_line(busy)
 
 
 def test_eta_is_unknown_before_anything_was_answered_and_without_a_total() -> None:
