@@ -89,10 +89,14 @@ class Data:
     def check(self, out: Path) -> None:
         """Every row once, in order, with its own answer; rejected are the poison rows."""
         found = read_output(out)
-        assert [str(each) for each in found["id"]] == [str(each) for each in range(ROWS)], "rows lost, twice or astray"
+        assert [str(each) for each in found["id"]] == [str(each) for each in range(ROWS)], (
+            "rows lost, twice or astray"
+        )
         assert found["text"] == self.table["text"].to_pylist()
         rejected = [bool(each) for each in found["error"]]
-        assert np.flatnonzero(rejected).tolist() == np.flatnonzero(self.poison).tolist(), "rejects are not the poison"
+        assert np.flatnonzero(rejected).tolist() == np.flatnonzero(self.poison).tolist(), (
+            "rejects are not the poison"
+        )
         x = self.table["x"].to_pylist()
         expected = [None if bad else value for value, bad in zip(x, self.poison, strict=True)]
         assert [None if each in (None, "") else float(each) for each in found["prediction"]] == expected
@@ -127,7 +131,9 @@ def check_parts(folder: Path) -> int:
             found = pq.read_table(path, page_checksum_verification=True)["id"].to_pylist()
         except FileNotFoundError:
             continue  # published meanwhile
-        assert [int(each) for each in found] == list(range(block.start, block.stop)), f"{path.name} is not whole"
+        assert [int(each) for each in found] == list(range(block.start, block.stop)), (
+            f"{path.name} is not whole"
+        )
         rows += block.rows
     return rows
 

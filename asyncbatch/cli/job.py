@@ -68,8 +68,9 @@ def given_options(
 def job_toml(job: Job) -> str:
     """The job as a file for `-f`: what differs from the defaults, without headers, which may be secret."""
     values: dict[str, Any] = {"source": job.source, "sink": job.sink, **job.config.effective()}
-    if "types" in values:
-        values["types"] = dict(values["types"])
+    for name in ("types", "rename"):
+        if name in values:
+            values[name] = dict(values[name])
     text = toml.dumps(
         {
             name: without_credentials(value) if isinstance(value, str) else value

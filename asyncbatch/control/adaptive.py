@@ -193,7 +193,9 @@ class AdaptiveController:
         point.latency_s, point.spread, point.slots = start.latency_s, start.spread, start.slots
         if start.request_rate is not None:
             self._pacer.restore(start.request_rate, now)
-        self._trust = Trust(expected_s=start.latency_s, spread=start.spread, enough=min(8, self.concurrency() // 4))
+        self._trust = Trust(
+            expected_s=start.latency_s, spread=start.spread, enough=min(8, self.concurrency() // 4)
+        )
         self._startup.skip()
         self._cruising = True
         self._cruise.begin(now)

@@ -112,8 +112,14 @@ class Cruise:
         """Begin the next trial or epoch. True: a row climb should begin instead."""
         point, explorer, caps = self._point, self.explorer, self._point.caps
         longest_s = point.longest_s
-        if measure.latency_s > 1.1 * longest_s and point.rows > 1 and not point.limit > 1.2 * point.slots > 0:
-            point.rows = max(1.0, point.rows * max(0.5, 0.8 * longest_s / measure.latency_s))
+        queued = point.limit > 1.2 * point.slots > 0
+        wished = point.target_latency_s is not None  # then queueing is wrong even where it is harmless
+        if measure.latency_s > 1.1 * longest_s and (wished or (point.rows > 1 and not queued)):
+            share = max(0.5, 0.8 * longest_s / measure.latency_s)
+            if queued or point.rows <= 1:
+                point.limit = max(1.0, point.limit * share)
+            else:
+                point.rows = max(1.0, point.rows * share)
             point.note(now, point.setting, f"latency {measure.latency_s:.1f} s is too near the limit")
             explorer.base = None
             self.epoch = point.epoch(now, settle_s=measure.latency_s)

@@ -84,7 +84,8 @@ class Trust:
         """An answer of the learned size came: True if the point still holds, False if not, None while undecided."""
         self._seen.append(seconds / self._expected_s)
         if len(self._seen) < self._enough:
-            return None
+            far_off = len(self._seen) > 1 and min(self._seen) > 2 * self._tolerance
+            return False if far_off else None
         return 1 / self._tolerance < statistics.median(self._seen) < self._tolerance
 
     def refused(self) -> bool | None:

@@ -34,7 +34,7 @@ class OperatingPoint:
         self.rows_range = rows_range
         self.flight_range = flight_range
         self.timeout_s = timeout_s
-        self._target_latency_s = target_latency_s
+        self.target_latency_s = target_latency_s
         self.fit = ServiceFit()
         self.caps = SizeCaps(max_rows=rows_range.high, max_bytes=max_bytes)
         self.flight = InFlight(expire_s=4 * timeout_s, now_s=now_s)
@@ -64,7 +64,7 @@ class OperatingPoint:
     def longest_s(self) -> float:
         """Mean latency that must not be exceeded: far enough from the timeout that noise does not reach it."""
         longest = 0.6 * self.timeout_s / (1 + 2 * self.spread)
-        return min(longest, self._target_latency_s) if self._target_latency_s else longest
+        return min(longest, self.target_latency_s) if self.target_latency_s else longest
 
     @property
     def rounds_left(self) -> float:

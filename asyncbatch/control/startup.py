@@ -115,7 +115,11 @@ class Startup:
         point.limit = float(max(flight.low, min(flight.high, max(2, len(point.flight) + 1))))
         point.latency_s = fit.seconds(rows)
         rate = 4 * rows / max(1e-9, point.latency_s)
-        self._ramp.extend(point.goal_rows(rate, queueing=1.5, paced=False), max_rows=point.top_rows)
+        goal = point.goal_rows(rate, queueing=1.5, paced=False)
+        if fit.seconds(self._ramp.best_rows) > point.longest_s:
+            self._ramp.best_rows = int(max(1.0, min(self._ramp.best_rows, goal)))
+            point.rows = min(point.rows, float(self._ramp.best_rows))
+        self._ramp.extend(goal, max_rows=point.top_rows)
         if point.rounds_left < 2:
             self._end_flight(now, little=True)
 

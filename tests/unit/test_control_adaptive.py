@@ -96,7 +96,7 @@ def test_a_row_cap_costs_a_handful_of_refusals() -> None:
     world.refuse = lambda rows, in_flight: Outcome.TOO_LARGE if rows > 1000 else None
     world.run(world.made(), 200)
     assert world.outcomes[Outcome.TOO_LARGE] <= 8
-    assert max(world.sizes[-50:]) > 800
+    assert 700 < max(world.sizes[-50:]) <= 1000
 
 
 def test_a_memory_limit_is_met_few_times() -> None:
@@ -138,7 +138,7 @@ def test_a_short_queue_ends_the_growth_with_few_refusals() -> None:
     world = World(slots=8)
     world.refuse = lambda rows, in_flight: Outcome.UNAVAILABLE if in_flight > 10 else None
     rate = world.run(world.made(), 120)
-    assert world.outcomes[Outcome.UNAVAILABLE] < 0.03 * len(world.sizes)
+    assert world.outcomes[Outcome.UNAVAILABLE] < 0.05 * len(world.sizes)
     assert rate > 0.85 * world.best
 
 
@@ -159,7 +159,7 @@ def test_follows_an_endpoint_that_doubles() -> None:
 def test_stays_below_a_target_latency() -> None:
     world = World(slots=8, call_s=0.2)
     controller = world.made(target_latency_s=1.0)
-    world.run(controller, 120)
+    world.run(controller, 240)
     learned = controller.learned()
     assert learned is not None
     assert learned.latency_s < 1.2
