@@ -1,9 +1,12 @@
 """Joining committed parts into one Parquet file: row groups moved as bytes, against decoding and encoding again.
 
-Parts of 65,536 rows, 20 float64 columns, an id, text and a prediction, about 200 MB in all, on local disk and in
-the page cache. CPU seconds of the process, user and system, median of 5. Parts that the same process wrote are
-moved without comparing page checksums, those of earlier processes with (`checked`). Groups under 50,000 rows are
-re-encoded in either case, so that nothing is gained there but larger groups.
+Parts as a run commits them, about 200 MB in all, on local disk and in the page cache; of two kinds of rows: `mixed`
+(18 columns: whole numbers, categories, timestamps, amounts, an id) and `floats` (20 columns of random float64, which
+no encoding makes smaller: the worst case for moving, because nothing is cheaper to encode for each byte).
+
+CPU seconds of the process, user and system, median of 5. Parts that the same process wrote are moved without comparing
+page checksums, those of earlier processes with (`checked`). Groups under 50,000 rows are re-encoded in either case, so
+that nothing is gained there but larger groups.
 
     python benchmarks/join.py
 """
@@ -33,22 +36,39 @@ REPEATS = 5
 TOTAL_BYTES = 200 * 10**6
 
 
-def part_table(rows: int, rng: np.random.Generator) -> pa.Table:
-    """The rows of one part."""
+def floats(rows: int, rng: np.random.Generator) -> pa.Table:
+    """Incompressible."""
     columns = {f"x{number}": rng.normal(size=rows) for number in range(20)}
     ids = [f"r{number}" for number in rng.integers(0, 10**9, size=rows)]
-    return pa.table(
-        {"id": ids, **columns, "prediction": rng.random(rows), "error": pa.nulls(rows, pa.string())}
-    )
+    return pa.table({"id": ids, **columns, **answers(rows, rng)})
 
 
-def write_parts(folder: Path, rows: int) -> pa.Schema:
+def mixed(rows: int, rng: np.random.Generator) -> pa.Table:
+    """As tables of business data are."""
+    names = np.array([f"name {number}" for number in range(400)])
+    columns: dict[str, object] = {"id": rng.integers(0, 10**9, size=rows)}
+    columns |= {f"n{number}": rng.integers(0, 10 ** (number % 4 + 1), size=rows) for number in range(6)}
+    columns |= {f"c{number}": names[rng.integers(0, 400, size=rows)] for number in range(4)}
+    columns |= {f"a{number}": np.round(rng.gamma(2, 50, size=rows), 2) for number in range(4)}
+    columns["at"] = (rng.integers(0, 10**9, size=rows) * 10**6).astype("datetime64[us]")
+    return pa.table({**columns, **answers(rows, rng)})
+
+
+def answers(rows: int, rng: np.random.Generator) -> dict[str, object]:
+    """The columns that a run adds."""
+    return {"prediction": rng.random(rows), "error": pa.nulls(rows, pa.string())}
+
+
+Maker = Callable[[int, np.random.Generator], pa.Table]
+
+
+def write_parts(folder: Path, rows: int, make: Maker) -> pa.Schema:
     """Parts as a run commits them, until `TOTAL_BYTES`."""
     rng = np.random.default_rng(1)
-    schema = part_table(1, rng).schema
+    schema = make(1, rng).schema
     size = number = 0
     while size < TOTAL_BYTES:
-        table = part_table(rows, rng)
+        table = make(rows, rng)
         block = Block(file=0, start=number * rows, stop=(number + 1) * rows)
         footer = PartFooter(
             job_id="j", config_hash="c", block=block, rows_out=rows, rejects=0, rejects_file="", variants={},
@@ -62,10 +82,11 @@ def write_parts(folder: Path, rows: int) -> pa.Schema:
     return schema
 
 
-def cpu_s(work: Callable[[], object]) -> float:
-    """Median CPU seconds of `work`."""
+def cpu_s(work: Callable[[], object], target: Path) -> float:
+    """Median CPU seconds of `work`, which writes `target` anew."""
     found = []
     for _ in range(REPEATS):
+        target.unlink(missing_ok=True)
         os.sync()
         before = time.process_time()
         work()
@@ -73,11 +94,11 @@ def cpu_s(work: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
-def measure(rows: int) -> dict[str, object]:
+def measure(rows: int, make: Maker) -> dict[str, object]:
     """Both ways over the same parts."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        schema = write_parts(folder, rows)
+        schema = write_parts(folder, rows, make)
         store = LocalStore(folder, folder / "state")
         pieces = [Piece(store=store, name=path.name) for path in sorted(folder.glob("*.parquet"))]
         size = sum(path.stat().st_size for path in folder.glob("*.parquet"))
@@ -89,13 +110,14 @@ def measure(rows: int) -> dict[str, object]:
                     file, [replace(piece, check=check) for piece in pieces], schema=schema, key_values={}
                 )
 
-        moved_s = cpu_s(lambda: joined(False))
-        checked_s = cpu_s(lambda: joined(True))
+        moved_s = cpu_s(lambda: joined(False), target)
+        checked_s = cpu_s(lambda: joined(True), target)
         groups = pq.read_metadata(target).num_row_groups
         before, join.MOVE_ROWS, join.MOVE_BYTES = (join.MOVE_ROWS, join.MOVE_BYTES), 2**62, 2**62
-        reencoded_s = cpu_s(lambda: joined(True))
+        reencoded_s = cpu_s(lambda: joined(True), target)
         join.MOVE_ROWS, join.MOVE_BYTES = before
     return {
+        "rows": make.__name__,
         "rows_a_group": rows,
         "parts": len(pieces),
         "megabytes": round(size / 1e6, 1),
@@ -113,7 +135,9 @@ def main() -> None:
     result = {
         "what": "CPU seconds to join parts into one file; median of 5",
         **surroundings("pyarrow"),
-        "results": [measure(rows) for rows in (10_000, 50_000, 65_536, 131_072)],
+        "results": [
+            measure(rows, make) for make in (mixed, floats) for rows in (10_000, 50_000, 65_536, 131_072)
+        ],
     }
     print(json.dumps(result, indent=1))
     save("join", result)

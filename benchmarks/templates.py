@@ -52,12 +52,12 @@ def main() -> None:
     config = ServeConfig(model="simulated", simulation=SimulationConfig(slots=8))
     with background(config) as server, tempfile.TemporaryDirectory() as folder:
         pq.write_table(table, f"{folder}/in.parquet")
-        for name, (without, with_template) in PAIRS.items():
-            found[f"run: {name}"] = compared(
-                lambda options=without: run(folder, server.invocations_url, options),
-                lambda options=with_template: run(folder, server.invocations_url, options),
-                arguments.pairs,
-            )
+        name, (without, with_template) = next(iter(PAIRS.items()))  # the endpoint has no such line
+        found[f"run: {name}"] = compared(
+            lambda: run(folder, server.invocations_url, without),
+            lambda: run(folder, server.invocations_url, with_template),
+            arguments.pairs,
+        )
     for name, result in found.items():
         print(
             f"{name:32} {result['ratio']:.3f} ({result['without_us']:.2f} → {result['with_us']:.2f} µs a row)"

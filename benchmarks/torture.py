@@ -51,7 +51,8 @@ those being written."""
 PROBE_ROWS = 2 * (1 + 2 + 7 + 300)
 """Of a start that plans, each probe sent twice at most."""
 INPUTS = ("in.parquet", "in.csv", "in.jsonl", "in.csv.gz")
-SINKS = ("out", "out.parquet", "out.csv", "out.jsonl")
+SINKS = ("out", "joined", "out.parquet", "out.csv", "out.jsonl")
+"""`joined` is a folder whose parts are joined at the end."""
 Phase = Literal["planning", "scoring", "publishing"]
 PHASES: tuple[Phase, ...] = ("planning", "scoring", "scoring", "scoring", "publishing")
 _FAULTS = [kind for kind in ERROR_KINDS if kind not in ("nan", "hang", "trickle")]
@@ -185,7 +186,7 @@ class Torture:
     def _start(self, job: Job, home: Path, phase: Phase | None) -> None:
         """One start of the command: killed in `phase`, or to its end."""
         state = home / f"{job.sink}.asyncbatch"
-        parts = home / job.sink if job.sink == "out" else state / "parts"
+        parts = state / "parts" if "." in job.sink else home / job.sink
         finished = (state / "_SUCCESS").exists()
         committed = check_parts(parts)
         before = self._server.stats()
@@ -193,6 +194,7 @@ class Torture:
             "run", str(self._folder / job.source), str(home / job.sink), "-e", self._server.invocations_url, "--send", "x",
             "--block-rows", str(BLOCK_ROWS), "--chunk-rows", str(CHUNK_ROWS), "--concurrency", str(CONCURRENCY),
             "--request-timeout", "2s", "--no-progress",
+            *(("--file-size", "20KB") if job.sink == "joined" else ()),
         ]  # fmt: skip
         began = time.monotonic()
         process = self._context.Process(target=_command, args=(argv, str(home / "stderr")))

@@ -15,7 +15,7 @@ from asyncbatch.codec.arrow import Array, Text, bytes_of, single
 from asyncbatch.codec.arrow import compute as pc
 from asyncbatch.codec.blocks import Segment, Slab, StreamBlock
 from asyncbatch.codec.cells import cells, concat, is_binary, is_list, is_text
-from asyncbatch.codec.rows import RowForm, row_texts, text_slab
+from asyncbatch.codec.rows import RowForm, row_parts, row_texts, text_slab
 from asyncbatch.codec.template import Template, Variable
 from asyncbatch.errors import ConfigError
 
@@ -87,10 +87,7 @@ def jsonl_encoder(
             return [text_slab(row_texts(columns, names, form, "\n"))]
         texts: list[Text | str] = [parts[0]]
         for after in parts[1:]:
-            texts += [
-                row_texts(columns, names, form, after[0]),
-                after[1:],
-            ]  # its first character ends the row
+            texts += row_parts(columns, names, form, after)
         return [text_slab(concat(*texts))]
 
     return StreamEncoder(content_type=content_type, encode_slab=encode_slab, segments=(0,), separator_bytes=1)

@@ -21,11 +21,19 @@ def row_texts(columns: list[Array], names: list[str], form: RowForm, end: str) -
             # A lone null would be an empty line, which readers skip: the rows would shift.
             rows = _blank_lines_quoted(rows, end)
         return rows
+    if form == "value":
+        return cells(columns[0], "json", end)
+    return concat(*row_parts(columns, names, form, end))
+
+
+def row_parts(columns: list[Array], names: list[str], form: RowForm, end: str) -> list[Text | str]:
+    """What concatenated gives one JSON text a row and then `end`, which is not empty: joined once, with whatever stands
+    around the rows, it is copied once."""
     if form == "array":
-        return concat("[", *_comma_separated(columns, "json", "]"), end)
+        return ["[", *_comma_separated(columns, "json", "]"), end]
     if form == "object":
-        return concat(*object_parts(columns, names), end)
-    return cells(columns[0], "json", end)
+        return [*object_parts(columns, names), end]
+    return [cells(columns[0], "json", end[0]), *([end[1:]] if len(end) > 1 else [])]
 
 
 def text_slab(rows: Text) -> "tuple[Buffer, np.ndarray[Any, Any]]":

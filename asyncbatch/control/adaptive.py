@@ -27,6 +27,10 @@ _START_ROWS = 16
 _REFUSED_SHARE = 0.03
 """More 503 than this, and fewer requests are kept in flight: a handful from a short queue costs less than idle workers."""
 
+_OUTAGE = 16
+"""At least this many requests in a row without a success, and twice those in flight, are an outage."""
+_LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
+
 
 class AdaptiveController:
     """Rows and bytes of a chunk, requests in flight, and request rate, from nothing but samples.
@@ -84,6 +88,8 @@ class AdaptiveController:
         self._calls = self._refusals = 0
         self._failures = self._successes = 0.0  # of the present size, fading
         self._smaller_ok = 0
+        self._lost = 0  # requests since the last success that were refused, failed or timed out
+        self._before_outage = (self._point.rows, self._point.limit)
         self._most_bytes: int | None = None
         self._trust: Trust | None = None
         if start is not None:
@@ -100,7 +106,10 @@ class AdaptiveController:
             rows = self._prover.rows(int(point.rows), good=good, now_s=now, patience_s=patience_s)
             if not self._cruising:
                 rows = self._startup.rows_beside(now, patience_s=patience_s) or rows
-            rows = tail_rows(rows, remaining=point.remaining, in_flight=point.limit, least=point.least_rows())
+            if point.remaining < rows * point.limit:
+                rows = tail_rows(
+                    rows, remaining=point.remaining, in_flight=point.limit, least=point.least_rows()
+                )
         rows = min(rows, point.caps.max_rows)
         bounds = point.rows_range
         return ChunkTarget(rows=max(bounds.low, min(bounds.high, rows)), bytes=point.caps.max_bytes)
@@ -145,6 +154,14 @@ class AdaptiveController:
         if sample.kind is not Kind.FIRST and sample.kind is not Kind.RETRY:
             return
         outcome = sample.outcome
+        if outcome is Outcome.SUCCESS:
+            if self._lost >= max(_OUTAGE, 2 * self._before_outage[1]):
+                self._outage_over(now)
+            self._lost = 0
+        elif outcome in _LOST:
+            if not self._lost:
+                self._before_outage = (self._point.rows, self._point.limit)
+            self._lost += 1
         if self._trust is not None and not self._believe(sample, now):
             return
         self._count(refused=outcome is Outcome.THROTTLED or outcome is Outcome.UNAVAILABLE)
@@ -379,6 +396,23 @@ class AdaptiveController:
             point.caps.shrink(rows, now)
             point.note(now, point.setting, "requests of this size fail often")
             self._cruise.begin(now)
+
+    def _outage_over(self, now: float) -> None:
+        """All was lost for a while and now something succeeds: what the outage taught was not about limits."""
+        point = self._point
+        point.rows = max(point.rows, min(self._before_outage[0], float(point.top_rows)))
+        point.limit = max(1.0, 0.5 * self._before_outage[1])
+        point.flight_cap = math.inf
+        self._throttle, self._pacer = ThrottleCause(), RequestPacer()
+        self._calls = self._refusals = 0
+        self._failures = self._successes = 0.0
+        self._cut_s = now
+        self._cruise.explorer.reset()
+        self._cruise.explorer.trial = self._cruise.explorer.base = None
+        point.note(now, point.setting, "an outage is over")
+        if self._startup.phase is not Phase.ROWS:
+            self._cruising = False
+            self._startup.again(now)
 
     def _stop_growing(self, now: float) -> None:
         if self._cruising:

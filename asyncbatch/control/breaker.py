@@ -29,6 +29,7 @@ class Breaker:
         self._open = False
         self._probes = 0
         self._next_probe_s = 0.0
+        self._asked = False
 
     @property
     def is_open(self) -> bool:
@@ -50,10 +51,14 @@ class Breaker:
             return
         self._recent.append((outcome, chunk, rows))
         if self._open:
+            if not self._asked:
+                return  # it was under way when the breaker opened: no probe, and no reason to wait longer
+            self._asked = False
             self._probes += 1
             self._next_probe_s = now_s + min(10.0, 0.5 * 2.0 ** min(self._probes, 10))
         elif self._looks_dead():
             self._open = True
+            self._asked = False
             self._next_probe_s = now_s + (0.5 if self._all_away() else 0.0)
 
     def others_fail(self, chunk: int) -> bool:
@@ -66,7 +71,9 @@ class Breaker:
             return 0.0
         if in_flight:
             return None
-        return max(0.0, self._next_probe_s - now_s)
+        wait_s = max(0.0, self._next_probe_s - now_s)
+        self._asked = wait_s == 0.0
+        return wait_s
 
     def outage_s(self, now_s: float) -> float:
         """Seconds since the endpoint last answered anything."""

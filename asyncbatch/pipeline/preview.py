@@ -11,6 +11,7 @@ import anyio.to_thread
 from asyncbatch.config import RunConfig
 from asyncbatch.errors import AsyncBatchError
 from asyncbatch.observe import text
+from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job, total_rows
 from asyncbatch.pipeline.planning import Prepared
@@ -135,6 +136,8 @@ async def plan_to_report(
     with flattened():
         async with AsyncExitStack() as stack:
             opened, endpoint = await job.open(stack)
+            location = None if sink is None else locate(sink, format=config.output.format)
+            check_apart(job.source_spec, opened.files, location, config.output.report)
             exchanges: list[Exchange] = []
             try:
                 prepared = await job.prepare(

@@ -222,8 +222,11 @@ class RowGroupWriter:
         """
         values = group.values
         begin = self._at
-        for chunk in values.get(_COLUMNS):
-            self._add_chunk(group.source, chunk, check=check)
+        by = self._move(
+            group.source, [_place(chunk.get(_META)) for chunk in values.get(_COLUMNS)], check=check
+        )
+        for chunk, distance in zip(values.get(_COLUMNS), by, strict=True):
+            self._add_chunk(group.source, chunk, distance)
         for chunk in values.get(_COLUMNS):
             self._add_bloom_filter(group.source, chunk.get(_META))
         if values.get(_GROUP_OFFSET) is not None:
@@ -251,15 +254,28 @@ class RowGroupWriter:
         footer = write_struct(metadata)
         self._write(footer + struct.pack("<I", len(footer)) + MAGIC)
 
-    def _add_chunk(self, source: ParquetBytes, chunk: Struct, *, check: bool) -> None:
+    def _move(self, source: ParquetBytes, places: Sequence[tuple[int, int]], *, check: bool) -> list[int]:
+        """Copy column chunks; by how far each of them was moved. What lies together is copied at once."""
+        by = []
+        begin = end = places[0][0] if places else 0
+        for start, size in places:
+            if check:
+                by.append(self._at - start)
+                for piece in source.pages(start, size):
+                    self._write(piece)
+                continue
+            if start != end:
+                self._copy(source, begin, end - begin)
+                begin = end = start
+            by.append(self._at + end - begin - start)
+            end += size
+        if not check:
+            self._copy(source, begin, end - begin)
+        return by
+
+    def _add_chunk(self, source: ParquetBytes, chunk: Struct, by: int) -> None:
         meta = chunk.get(_META)
         start, size = _place(meta)
-        by = self._at - start
-        if check:
-            for piece in source.pages(start, size):
-                self._write(piece)
-        else:
-            self._copy(source, start, size)
         for name in (_DATA, _INDEX_PAGE, _DICTIONARY):
             if meta.get(name, 0) > 0:
                 meta.shift(name, by)

@@ -103,7 +103,25 @@ def _struct(data: Any, at: int, depth: int) -> tuple[Struct, int]:
             last += head >> 4
         else:
             last, at = _zigzag(data, at)
-        if kind in (TRUE, FALSE):
+        # The usual cases are written out: calls would take longer than what they do.
+        if kind in _INTEGERS:
+            byte = data[at]
+            at += 1
+            if byte < 128:
+                fields[last] = (kind, (byte >> 1) ^ -(byte & 1))
+                continue
+            number, at = _zigzag(data, at - 1)
+            fields[last] = (kind, number)
+        elif kind == BINARY and data[at] < 128:
+            stop = at + 1 + data[at]
+            if stop > len(data):
+                raise ThriftError("text goes beyond the end")
+            fields[last] = (kind, bytes(data[at + 1 : stop]))
+            at = stop
+        elif kind == STRUCT:
+            inner, at = _struct(data, at, depth + 1)
+            fields[last] = (kind, inner)
+        elif kind in (TRUE, FALSE):
             fields[last] = (TRUE, kind == TRUE)
         else:
             value, at = _value(data, at, kind, depth)
@@ -144,7 +162,12 @@ def _list(data: Any, at: int, depth: int) -> tuple[tuple[int, list[Any]], int]:
         size, at = _varint(data, at)
     if size > len(data):  # every element takes a byte at least
         raise ThriftError("a list goes beyond the end")
-    values = []
+    values: list[Any] = []
+    if kind == STRUCT:
+        for _ in range(size):
+            each, at = _struct(data, at, depth + 1)
+            values.append(each)
+        return (kind, values), at
     for _ in range(size):
         value, at = _value(data, at, kind, depth)
         values.append(value)

@@ -440,6 +440,7 @@ def test_an_output_among_the_input(
         shutil.copy(folder / "in.parquet", folder / "data" / name)
     for more in ([], ["--overwrite"]):
         assert refused("run", source, sink, *ENDPOINT, *more).message.startswith(refused_as)
+    assert refused("plan", source, sink, *ENDPOINT).message.startswith(refused_as)
 
 
 @pytest.mark.parametrize(

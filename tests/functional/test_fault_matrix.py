@@ -102,7 +102,8 @@ def test_one_request_in_ten_that_fails_costs_no_row(kind: str, tmp_path: Path, t
     report, scored, _ = score(tmp_path, SimulationConfig(errors={kind: 0.1}, seed=3))
     check(scored, table)
     assert report.exit_code == 0
-    assert sum(stats["outcomes"].values()) > stats["outcomes"]["200"], "the fault never struck"
+    struck = report.metrics.requests > report.metrics.requests_by_outcome["success"]
+    assert struck or kind in HARMLESS_KINDS, "the fault never struck"
 
 
 @pytest.mark.parametrize("kind", ["502", "424-400", "413", *slow("500", "424", "503", "capacity")])

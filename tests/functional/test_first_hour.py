@@ -243,3 +243,56 @@ def test_other_containers_usual_mistakes(
     code, _, hint = say("run", file, "scored", "-e", server.invocations_url, *guess)
     assert code in (1, 2)
     assert fix in hint
+
+
+SAGEMAKER: list[tuple[str, tuple[str, ...], str]] = [
+    ("people.csv", (), "--no-send customer_id,label"),
+    ("numbers.csv", ("--no-send", "customer_id"), "--no-send label"),
+    ("people.csv", (*SEND, "--body", "csv-header"), "--body csv"),
+    ("people.csv", (*SEND, "--body", "json"), "--body csv"),
+    ("people.csv", (*SEND, "--accept", "text/html"), "--accept text/csv"),
+]
+
+
+@pytest.mark.parametrize(("file", "guess", "fix"), SAGEMAKER)
+def test_the_containers_words_are_understood_through_sagemaker_too(
+    file: str, guess: tuple[str, ...], fix: str, folder: Path, say: Say, xgboost: Background
+) -> None:
+    code, out, hint = say(
+        "plan", file, "-e", xgboost.name, "--endpoint-url", xgboost.url, "--show", "2", *guess
+    )
+    assert code == 1
+    assert fix in hint
+    assert f"    POST /endpoints/{xgboost.name}/invocations\n" in out
+    assert "reply     HTTP 424 ModelError (container" in out
+
+
+def test_what_goes_to_sagemaker_is_shown_without_its_signature(
+    folder: Path, say: Say, xgboost: Background
+) -> None:
+    code, out, _ = say(
+        "plan", "people.csv", "-e", xgboost.name, "--endpoint-url", xgboost.url, *SEND, "--show", "2",
+        "--target-variant", "AllTraffic",
+    )  # fmt: skip
+    assert code == 0
+    assert "    X-Amzn-SageMaker-Target-Variant: AllTraffic\n" in out
+    assert "    Authorization: AWS4-HMAC-SHA256 …\n" in out
+    assert "Signature=" not in out
+
+
+def test_what_a_function_is_given_is_shown(folder: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ages_for_tests.py").write_text("def age(batch):\n    return batch.column(0)\n")
+    monkeypatch.syspath_prepend(folder)
+    code, out, _ = say(
+        "plan", "people.csv", "-e", "python:ages_for_tests:age", "--send", "age,income", "--show", "1"
+    )
+    assert code == 0
+    assert re.search(r"^    \{'age': -?\d+\.\d+, 'income': -?\d+\.\d+\}$", out, re.MULTILINE)
+    assert re.search(r"^    prediction double: -?\d+\.\d+$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("rows", ["0", "-1", "some"])
+def test_show_wants_a_number_of_rows(rows: str, folder: Path, say: Say) -> None:
+    code, _, hint = say("plan", "people.csv", "-e", "x", "--show", rows)
+    assert code == 2
+    assert "--show 3" in hint

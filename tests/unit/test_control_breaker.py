@@ -71,6 +71,13 @@ def test_open_it_lets_one_through_after_growing_pauses_and_closes_with_a_success
     assert breaker.pause(now_s=now_s, in_flight=99) == 0.0
 
 
+def test_what_was_under_way_when_it_opened_does_not_lengthen_the_pause() -> None:
+    breaker = Breaker(max_outage_s=600, started_s=0)
+    _fail(breaker, Outcome.UNAVAILABLE, times=20, now_s=10.0)
+    _fail(breaker, Outcome.UNAVAILABLE, times=255, now_s=10.1)
+    assert breaker.pause(now_s=10.5, in_flight=0) == 0.0
+
+
 def test_it_gives_up_only_after_the_longest_outage() -> None:
     breaker = Breaker(max_outage_s=60, started_s=0)
     _fail(breaker, Outcome.UNAVAILABLE, times=1, now_s=30.0)
