@@ -228,6 +228,14 @@ class SpeedConfig:
         help="requests per second, at most", default_text="no limit")
     row_rate: float | None = option(None, panel=_SPEED, metavar="X", parse=parse_positive_number,
         help="rows per second, at most", default_text="no limit")
+    target_latency: float | None = option(None, panel=_SPEED, metavar="TIME", parse=parse_duration,
+        help="mean latency of a request to stay under", default_text="no target")
+    background: bool = option(False, panel=_SPEED, kind="flag", parse=parse_bool,
+        help="be a guest on an endpoint with live users: take what they leave, and yield at once")
+    max_slowdown: float = option(1.2, panel=_SPEED, metavar="X", parse=parse_positive_number,
+        help="with --background: latency allowed, as a multiple of that with one request in flight")
+    max_chunk_time: float | None = option(None, panel=_SPEED, metavar="TIME", parse=parse_duration,
+        help="with --background: longest time the endpoint may work on one request", default_text="twice that of one row")
     max_payload: int = option(6 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
         help="largest request body; a smaller limit of the endpoint is learned", default_text="6MiB")
     max_reply: int = option(64 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
@@ -418,6 +426,12 @@ def _checked(config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"--threshold has two labels, and --labels names {len(reply.labels)}", hint="such as --labels no,yes"
         )
+    if speed.max_slowdown <= 1:
+        raise ConfigError(f"--max-slowdown is {speed.max_slowdown:g}", hint="give more than 1, such as 1.2")
+    if not speed.background and (speed.max_slowdown != SpeedConfig().max_slowdown or speed.max_chunk_time is not None):
+        raise ConfigError("--max-slowdown and --max-chunk-time bound a guest", hint="add --background")
+    if speed.background and speed.target_latency is not None:
+        raise ConfigError("--background and --target-latency exclude each other", hint="--max-slowdown bounds a guest")
     if config.output.quiet and config.output.verbose:
         raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")
     if reply.prediction_name == config.reply.error_name:

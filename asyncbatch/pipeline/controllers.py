@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from asyncbatch.config import RunConfig
-from asyncbatch.control import AdaptiveController, FixedController
+from asyncbatch.control import AdaptiveController, FixedController, GuestController
 from asyncbatch.protocols import Controller
 from asyncbatch.units import IntRange
 
@@ -26,6 +26,17 @@ def make_controller(config: RunConfig, *, clock: Callable[[], float], rng: rando
     flight = speed.concurrency or IntRange(1, MAX_CONCURRENCY)
     if rows.low == rows.high and flight.low == flight.high:
         return FixedController(chunk_rows=rows.high, chunk_bytes=speed.max_payload, concurrency=flight.high)
+    if speed.background:
+        return GuestController(
+            clock=clock,
+            rng=rng,
+            max_slowdown=speed.max_slowdown,
+            max_chunk_s=speed.max_chunk_time,
+            chunk_rows=rows,
+            chunk_bytes=speed.max_payload,
+            concurrency=flight,
+            request_timeout_s=config.failure.request_timeout,
+        )
     return AdaptiveController(
         clock=clock,
         rng=rng,
@@ -33,4 +44,5 @@ def make_controller(config: RunConfig, *, clock: Callable[[], float], rng: rando
         chunk_bytes=speed.max_payload,
         concurrency=flight,
         request_timeout_s=config.failure.request_timeout,
+        target_latency_s=speed.target_latency,
     )

@@ -21,6 +21,14 @@ from asyncbatch.server.config import ServeConfig, SimulationConfig
 from asyncbatch.server.dialects import dialect
 from asyncbatch.server.models import load_model
 
+_OPTIONS = {
+    "huggingface": " --send TEXT --body json --template inputs --row value",
+    "v2": " --body json --template v2",
+    "mlflow": " --body csv-header",
+    "tgi": " --send TEXT --body raw --template '{\"inputs\": $row}'",
+}
+"""What a run has to be told for a dialect that does not take CSV without a header line."""
+
 GRACE_S = 5.0
 """How long open requests may still take when the server stops."""
 
@@ -128,7 +136,8 @@ def announcement(server: Server) -> str:
         if config.credentials
         else f"-e {server.url}/invocations"  # needs no AWS credentials, not even made-up ones
     )
-    return f"serving {server.name} at {server.url} · try: asyncbatch run FILE OUT {endpoint}{send}"
+    speaking = _OPTIONS.get(config.dialect, "")
+    return f"serving {server.name} at {server.url} · try: asyncbatch run FILE OUT {endpoint}{send}{speaking}"
 
 
 async def _until_signal(config: ServeConfig, say: Callable[[str], None]) -> None:

@@ -508,3 +508,18 @@ def test_hooks_see_the_run(tmp_path: Path, table: pa.Table, echo: Background) ->
     )
     planned = next(event for event in seen if isinstance(event, RunPlanned))
     assert (planned.rows, planned.columns_sent) == (20_000, ("x0", "x1", "x2"))
+
+
+# -- guest -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_background_run_gives_the_same_answers_with_few_in_flight(
+    tmp_path: Path, table: pa.Table, serve: Serve
+) -> None:
+    server = serve(ServeConfig(model="simulated", simulation=SimulationConfig(a=0.002, b=0.0001, slots=2)))
+    report = asyncbatch.run(
+        str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=server.invocations_url, no_send="id",
+        background=True, limit=3_000,
+    )  # fmt: skip
+    assert read(tmp_path / "out")["prediction"].to_pylist() == table["x0"].to_pylist()[:3_000]
+    assert report.metrics.in_flight_max <= 4

@@ -2,21 +2,28 @@
 
 # ruff: noqa: E501, ISC004 - tables of bytes, a case a line
 
+import asyncio
 import io
 import json
+import shlex
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from asyncbatch.codec import make_encoder
+from asyncbatch.config import RunConfig
 from asyncbatch.errors import ConfigError
-from asyncbatch.server import ServeConfig
+from asyncbatch.model import BytesPayload
+from asyncbatch.server import ServeConfig, serving
 from asyncbatch.server.answers import ContainerError
 from asyncbatch.server.config import DIALECTS
 from asyncbatch.server.dialects import dialect
 from asyncbatch.server.models.echo import EchoModel
 from asyncbatch.server.rows import to_matrix
+from asyncbatch.server.running import announcement
+from asyncbatch.server.work import ModelWork, Request, open_work
 
 SCORES = np.array([0.43861907720565796, 0.25, 1e-07])
 CLASSES = np.array([[0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
@@ -268,3 +275,44 @@ def test_several_numbers_can_be_asked_of_a_text() -> None:
     assert (answers[0] == answers[2]).all()
     assert 0 <= answers[1, 0] < 1
     assert answers[1].tolist() == (answers[1, 0] + np.arange(3)).tolist()
+
+
+@pytest.mark.parametrize("name", [each for each in DIALECTS if each != "plain"])
+def test_no_short_cut_goes_around_a_dialect(name: str) -> None:
+    """The echo of plain CSV lines without reading them is for `plain` alone."""
+    spoken = dialect(name)
+    try:
+        work = open_work(
+            Request(body=b"1,2\n3,4", content_type=CSV, accept=""), model=EchoModel(), dialect=spoken
+        )
+    except ContainerError:
+        return
+    assert isinstance(work, ModelWork)
+    assert work.answer() == spoken.encode(EchoModel().predict(work.decoded), accept="", content_type=CSV)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_what_is_announced_is_a_command_that_works(name: str) -> None:
+    async def line() -> str:
+        async with serving(ServeConfig(model="echo", dialect=name)) as server:
+            return announcement(server)
+
+    words = shlex.split(asyncio.run(line()).partition("try: asyncbatch run FILE OUT ")[2])
+    names = [word.removeprefix("--") for word in words if word.startswith("--")]
+    values = [words[words.index(f"--{each}") + 1] for each in names]
+    config = RunConfig.from_options({"endpoint": words[1], **dict(zip(names, values, strict=True))})
+    schema = (
+        pa.schema([("TEXT", pa.string())])
+        if "send" in names
+        else pa.schema([("x", pa.float64()), ("y", pa.float64())])
+    )
+    table = pa.table(
+        {field.name: ["7"] if field.type == pa.string() else [7.0] for field in schema}, schema=schema
+    )
+    payload = make_encoder(config.request, schema).encode(table).payload(0, 1)
+    assert isinstance(payload, BytesPayload)
+    body = b"".join(bytes(piece) for piece in payload.pieces)
+    if name == "sklearn":
+        body += b"\n" + body  # one row alone is what it cannot read
+    rows = dialect(name).decode(body, payload.content_type)
+    assert float(to_matrix(rows)[0, 0]) == 7.0
