@@ -369,7 +369,8 @@ class Flow:
         cap_s = _NOT_READY_CAP_S if outcome is Outcome.NOT_READY else _LONGEST_WAIT_S
         asked_s = refusal.failure.retry_after_s or 0.0
         if work.kind is Kind.BISECT:
-            attempt = min(attempt, _LONGEST_BISECT) if refusal.verdict.counts_against_chunk else attempt
+            counts = refusal.verdict.counts_against_chunk
+            attempt = min(work.tries, _LONGEST_BISECT) if counts else work.waits
         elif outcome is not Outcome.THROTTLED and not self._retry_budget.take():
             return asked_s + self._rng.uniform(cap_s / 4, cap_s / 2)
         return asked_s + full_jitter(attempt, rng=self._rng, cap_s=cap_s)

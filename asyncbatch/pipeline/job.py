@@ -21,6 +21,7 @@ from asyncbatch.observe.report import RunReport, Status, done_status, make_repor
 from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.controllers import concurrency_ceiling
 from asyncbatch.pipeline.groups import flattened
+from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.planning import Prepared, prepare
 from asyncbatch.pipeline.probing import Watch
 from asyncbatch.pipeline.running import Run, RunTools
@@ -262,6 +263,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         if planned is not None:
             job.job_id = planned.job_id
             check_resumable(planned, config, source, endpoint, sink)
+            source = as_planned(source, planned.files)
             if output.finished:
                 rows = await anyio.to_thread.run_sync(output.finished_rows)
                 job.tools.metrics.planned(rows_total=rows, rows_resumed=rows)

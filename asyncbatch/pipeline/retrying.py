@@ -13,6 +13,7 @@ from asyncbatch.observe.events import RunFinished
 from asyncbatch.observe.report import RunReport, write_report
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job, check_resumable
+from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.running import Run
 from asyncbatch.protocols import RunHook
 from asyncbatch.sink import Plan
@@ -92,6 +93,7 @@ async def _retry(job: Job, spec: str) -> RunReport:
             return job.done()
         source, endpoint = await job.open(stack)
         check_resumable(retry.plan, job.config, source, endpoint, spec)
+        source = as_planned(source, retry.plan.files)
         await anyio.to_thread.run_sync(retry.begin)
         left = await anyio.to_thread.run_sync(retry.rows_left)
         done = await anyio.to_thread.run_sync(retry.done_by_file)

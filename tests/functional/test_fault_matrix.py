@@ -20,7 +20,7 @@ from asyncbatch.server import ServeConfig, SimulationConfig, serving
 from asyncbatch.server.config import ERROR_KINDS
 from asyncbatch.server.simulation import poison_mask
 
-ROWS = 3_000
+ROWS = 2_000
 HARMLESS_KINDS = ("nan", "mistyped")
 """Replies that are no failures: see the tests of their own."""
 FAULTS = tuple(kind for kind in ERROR_KINDS if kind != "nan")
@@ -113,13 +113,13 @@ def test_a_plain_http_server_may_fail_as_well(kind: str, tmp_path: Path, table: 
     assert report.exit_code == 0
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01], ids=["no poison", "poison"])
+@pytest.mark.parametrize("share", [0.0, 0.005], ids=["no poison", "poison"])
 def test_all_kinds_of_faults_together_cost_no_row(share: float, tmp_path: Path, table: pa.Table) -> None:
     simulation = SimulationConfig(errors=dict.fromkeys(FAULTS, 0.02), poison_share=share, seed=5)
     report, scored, stats = score(tmp_path, simulation, chunk_rows=100)
     check(scored, table, poison_of(table, simulation))
     assert report.exit_code == (3 if share else 0)
-    assert len(stats["outcomes"]) > 10
+    assert len(stats["outcomes"]) > 5
 
 
 @pytest.mark.parametrize(

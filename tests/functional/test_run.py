@@ -226,6 +226,24 @@ def test_a_changed_input_is_refused(tmp_path: Path, table: pa.Table, echo: Backg
         asyncbatch.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), **command)
 
 
+@pytest.mark.parametrize("name", ["0", "1b", "3"])
+def test_a_file_that_appears_later_waits_wherever_its_name_sorts(
+    name: str, tmp_path: Path, echo: Background
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in (1, 2):
+        pq.write_table(pa.table({"x": [float(number)] * 30}), folder / f"{number}.parquet")
+    command: dict[str, Any] = {"endpoint": echo.invocations_url, "block_rows": 8}
+    asyncbatch.run(str(folder), str(tmp_path / "out"), **command)
+    for file in (0, 1):
+        (tmp_path / "out" / f"part-{file:08}-000000000008-000000000016.parquet").unlink()
+    pq.write_table(pa.table({"x": [9.0] * 30}), folder / f"{name}.parquet")
+    report = asyncbatch.run(str(folder), str(tmp_path / "out"), **command)
+    assert report.metrics.rows_in == 16
+    assert read(tmp_path / "out")["prediction"].to_pylist() == [1.0] * 30 + [2.0] * 30
+
+
 def test_another_option_that_changes_rows_is_refused_by_name(
     tmp_path: Path, table: pa.Table, echo: Background
 ) -> None:

@@ -179,9 +179,12 @@ class JobStates(RuleBasedStateMachine):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     @precondition(lambda self: self.planned() and not self.damaged)
-    @rule()
-    def a_file_is_added_and_waits(self) -> None:
-        added = self.source / "c.parquet"
+    @rule(name=st.sampled_from(["0", "aa", "c"]), part=st.integers(0, 20))
+    def a_file_is_added_and_waits(self, name: str, part: int) -> None:
+        """Whatever its place in the order of files, and with rows of the planned files still to be scored."""
+        if self.parts == self.out and part < len(self.visible()):
+            (self.parts / self.visible()[part]).unlink()
+        added = self.source / f"{name}.parquet"
         pq.write_table(pa.table({"x": [1_000.0, 1_001.0]}), added)
         self.go()
         added.unlink()

@@ -607,12 +607,13 @@ def joining(seed: int, *, exchanges: bool = True, disk: type[ModelDisk] = ModelD
     return world
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_nor_while_parts_are_joined(exchanges: bool, crashes: int) -> None:
     def make(seed: int) -> World:
         return joining(seed, exchanges=exchanges)
 
-    assert torture(make, crashes=crashes, last_first=True) >= crashes
+    assert torture(make, crashes=crashes // 2, last_first=True) >= crashes // 2
     whole = make(0)
     whole.run()
     assert sorted(path.name for path in whole.disk.names if path.parent == HOME / "out") == [
@@ -622,11 +623,12 @@ def test_nor_while_parts_are_joined(exchanges: bool, crashes: int) -> None:
 
 
 @pytest.mark.parametrize("others_alive", [True, False])
+@pytest.mark.timeout(600)
 def test_nor_while_parts_are_joined_and_another_writes(others_alive: bool, crashes: int) -> None:
     def make(seed: int) -> World:
         return with_second_writer(joining(seed, exchanges=False), others_alive=others_alive)
 
-    assert torture(make, crashes=crashes // 2, last_first=True) >= crashes // 2
+    assert torture(make, crashes=crashes // 8, last_first=True) >= crashes // 8
 
 
 class NoExchangeSync(ModelDisk):

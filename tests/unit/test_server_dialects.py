@@ -1,6 +1,6 @@
 """What each family of containers answers, byte for byte: replies, and the ways in which it fails."""
 
-# ruff: noqa: E501, ISC004 - tables of bytes, a case a line
+# ruff: noqa: ISC004 - tables of bytes, a case a line
 
 import asyncio
 import io
