@@ -420,18 +420,24 @@ def _checked(config: RunConfig) -> RunConfig:
         )
     if reply.argmax and reply.threshold is not None:
         raise ConfigError(
-            "--argmax and --threshold exclude each other", hint="--argmax is for vectors, --threshold for one number"
+            "--argmax and --threshold exclude each other",
+            hint="--argmax is for vectors, --threshold for one number",
         )
     if reply.labels and reply.threshold is not None and len(reply.labels) != 2:
         raise ConfigError(
-            f"--threshold has two labels, and --labels names {len(reply.labels)}", hint="such as --labels no,yes"
+            f"--threshold has two labels, and --labels names {len(reply.labels)}",
+            hint="such as --labels no,yes",
         )
     if speed.max_slowdown <= 1:
         raise ConfigError(f"--max-slowdown is {speed.max_slowdown:g}", hint="give more than 1, such as 1.2")
-    if not speed.background and (speed.max_slowdown != SpeedConfig().max_slowdown or speed.max_chunk_time is not None):
+    if not speed.background and (
+        speed.max_slowdown != SpeedConfig().max_slowdown or speed.max_chunk_time is not None
+    ):
         raise ConfigError("--max-slowdown and --max-chunk-time bound a guest", hint="add --background")
     if speed.background and speed.target_latency is not None:
-        raise ConfigError("--background and --target-latency exclude each other", hint="--max-slowdown bounds a guest")
+        raise ConfigError(
+            "--background and --target-latency exclude each other", hint="--max-slowdown bounds a guest"
+        )
     if config.output.quiet and config.output.verbose:
         raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")
     if reply.prediction_name == config.reply.error_name:

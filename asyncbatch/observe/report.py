@@ -122,9 +122,7 @@ def make_report(
     )
 
 
-def done_status(
-    config: RunConfig, totals: RunTotals, *, rejected_before: bool = False
-) -> tuple[Status, int]:
+def done_status(config: RunConfig, totals: RunTotals, *, rejected_before: bool = False) -> tuple[Status, int]:
     """Status and exit code of a run that reached its end: rejects within an explicit `--max-errors` are no failure.
 
     `rejected_before`: parts that earlier runs committed hold rejects.

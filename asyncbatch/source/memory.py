@@ -64,7 +64,11 @@ def open_arrow_data(data: object, config: InputConfig) -> OpenedSource:
 def _table_source(table: pa.Table) -> OpenedSource:
     columns = same_schema([("the table", table.schema)])
     file = InputFile(
-        number=0, path="", size_bytes=table.get_total_buffer_size(), rows=table.num_rows, fingerprint=table_fingerprint(table)
+        number=0,
+        path="",
+        size_bytes=table.get_total_buffer_size(),
+        rows=table.num_rows,
+        fingerprint=table_fingerprint(table),
     )
     return OpenedSource(
         columns=columns, partitions=(), files=[file], reader=_TableReader(table, pa.schema(columns))

@@ -19,7 +19,7 @@ import pytest
 
 import asyncbatch
 from asyncbatch.errors import StoppedError
-from asyncbatch.observe.events import PartCommitted
+from asyncbatch.observe.events import PartCommitted, RowsRejected
 from asyncbatch.observe.report import RunReport
 from asyncbatch.server import Credential, ServeConfig, SimulationConfig, serving
 from asyncbatch.server.background import background
@@ -55,13 +55,21 @@ def served(port: int, simulation: SimulationConfig = HEALTHY, **more: Any) -> Se
 
 
 async def score(
-    folder: Path, port: int, *, when_parts: int = 10**9, act: Act | None = None, **options: Any
+    folder: Path,
+    port: int,
+    *,
+    when_parts: int = 10**9,
+    act: Act | None = None,
+    blamed: list[RowsRejected] | None = None,
+    **options: Any,
 ) -> RunReport:
     """Run, and call `act` as soon as so many parts are committed."""
     parts = 0
 
     def watch(event: object) -> None:
         nonlocal parts
+        if isinstance(event, RowsRejected) and blamed is not None:
+            blamed.append(event)
         if isinstance(event, PartCommitted):
             parts += 1
             if parts == when_parts and act is not None:
@@ -165,15 +173,19 @@ def test_a_dead_model_is_not_a_thousand_bad_rows(
     kind: str, tmp_path: Path, table: pa.Table, port: int
 ) -> None:
     dead = SimulationConfig(errors={kind: 1.0}, slots=100)
+    blamed: list[RowsRejected] = []
 
     async def scenario() -> int:
         async with replaced(port, dead) as (dies, outcomes):
             with pytest.raises(StoppedError) as caught:
-                await score(tmp_path, port, when_parts=10, act=dies, max_outage="2s", max_retries=1)
+                await score(
+                    tmp_path, port, when_parts=10, act=dies, blamed=blamed, max_outage="2s", max_retries=1
+                )
             assert caught.value.exit_code == 75
         return outcomes.total()
 
     asked = asyncio.run(scenario())
+    assert not blamed, "rows were blamed for a dead model"
     assert asked <= 700, "a dead endpoint is asked now and then only"
     scored = pq.read_table(tmp_path / "out")
     assert scored.num_rows >= 10 * 100

@@ -24,10 +24,13 @@ def torturing(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_killed_run_ends_with_every_row_once(torturing: Any, tmp_path: Path) -> None:
     with torturing.torture(tmp_path, seed=5) as tortured:
         undisturbed = tortured.run("in.parquet", "out", kills=0)
+        lost: list[int] = []
         for source, sink in JOBS:
             job = tortured.run(source, sink, kills=KILLS)
             assert job.killed >= 1
             assert job.rows_sent - torturing.ROWS <= torturing.overhead_allowed(job, undisturbed)
+            lost += job.lost_rows
+        assert sum(lost) <= torturing.LOST_ROWS * len(lost), f"answered and lost again by the kills: {lost}"
 
 
 @pytest.mark.slow

@@ -98,7 +98,11 @@ def test_options_that_need_each_other_may_come_from_different_layers(tmp_path: P
         ("chunk_row = 5", "unknown option 'chunk_row' in JOB", "did you mean 'chunk_rows'?"),
         ("Concurrencyy = 5", "unknown option 'Concurrencyy' in JOB", "did you mean 'concurrency'?"),
         ("[speed]\nrate = 1", "unknown option 'speed' in JOB", None),
-        ('chunk_rows = "x"', "JOB: chunk_rows 'x': expected N or MIN:MAX", "--chunk-rows N|MIN:MAX: rows of a request"),
+        (
+            'chunk_rows = "x"',
+            "JOB: chunk_rows 'x': expected N or MIN:MAX",
+            "--chunk-rows N|MIN:MAX: rows of a request",
+        ),
         ("body = 5", "JOB: body 5: expected text, got int", None),
         ('header = "nonsense secret"', "JOB: header: expected 'Name: value'", None),
         ("source = 5", "JOB: source is not text", 'write source = "PATH"'),

@@ -12,11 +12,12 @@ from asyncbatch.server.rows import Predictions
 
 
 def unsupported_text(media_type: str) -> str:
-    """The text of the toolkit's `UnsupportedFormatError`."""
+    """The text of the toolkit's `UnsupportedFormatError`, with the indentation that it leaves in."""
+    indent = " " * 12
     return (
         f"Content type {media_type} is not supported by this framework.\n\n"
-        "Please implement input_fn to to deserialize the request data or an output_fn to\n"
-        "serialize the response. For more information, see the SageMaker Python SDK README."
+        f"{indent}Please implement input_fn to to deserialize the request data or an output_fn to\n"
+        f"{indent}serialize the response. For more information, see the SageMaker Python SDK README."
     )
 
 
