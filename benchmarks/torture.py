@@ -74,7 +74,7 @@ class Data:
         rng = np.random.default_rng(seed)
         x = np.round(rng.normal(size=ROWS), 6)
         text = [f'row "{row}",\nand more' if row % 3 else f"row {row}" for row in range(ROWS)]
-        table = pa.table({"x": x, "text": text, "id": np.arange(ROWS)})
+        table = pa.table({"id": np.arange(ROWS), "x": x, "text": text})
         return cls(table, poison_mask(x, share=simulation.poison_share, seed=simulation.seed))
 
     def write(self, folder: Path) -> None:
