@@ -7,7 +7,7 @@ Full jitter (Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2
 import random
 
 
-def full_jitter(attempt: int, *, rng: random.Random, base_s: float = 0.1, cap_s: float = 20.0) -> float:
+def full_jitter(attempt: int, *, rng: random.Random, base_s: float, cap_s: float = 20.0) -> float:
     """Seconds to wait before try number `attempt + 1`; `attempt` counts from 1."""
     ceiling = min(cap_s, base_s * 2.0 ** min(attempt - 1, 30))
     return rng.uniform(0.0, ceiling)

@@ -28,6 +28,9 @@ from asyncbatch.pipeline.work import WorkQueue
 from asyncbatch.protocols import Controller
 
 _LONGEST_WAIT_S = 20.0
+_BASE_S = 0.1
+_THROTTLE_BASE_S = 0.5
+"""First waits: an endpoint that says "too many" is not helped by coming back soon."""
 _NOT_READY_CAP_S = 10.0
 _LONGEST_BISECT = 2
 """Doublings of the wait before a part of a bisected chunk is sent again: at most a second."""
@@ -373,7 +376,8 @@ class Flow:
             attempt = min(work.tries, _LONGEST_BISECT) if counts else work.waits
         elif outcome is not Outcome.THROTTLED and not self._retry_budget.take():
             return asked_s + self._rng.uniform(cap_s / 4, cap_s / 2)
-        return asked_s + full_jitter(attempt, rng=self._rng, cap_s=cap_s)
+        base_s = _THROTTLE_BASE_S if outcome is Outcome.THROTTLED else _BASE_S
+        return asked_s + full_jitter(attempt, rng=self._rng, base_s=base_s, cap_s=cap_s)
 
     # -- one row alone ---------------------------------------------------------------------------------------------
 

@@ -227,7 +227,7 @@ class Prober:
                     f" {said(failure, payload, self._names)}",
                     hint="the same command tries again; --max-outage sets how long to wait",
                 )
-            pause_s = full_jitter(attempt, rng=self._rng, cap_s=10.0)
+            pause_s = full_jitter(attempt, rng=self._rng, base_s=0.5, cap_s=10.0)
             await anyio.sleep(max(failure.retry_after_s or 0.0, pause_s))
 
     def _watched(self, rows: int, payload: Payload, started_s: float, **outcome: Any) -> None:

@@ -153,6 +153,6 @@ def test_a_body_that_it_does_not_read_is_an_error_that_names_the_option(
     assert done.returncode == 1
     assert "HTTP 415" in done.stderr
     assert "text/csv" in done.stderr
-    assert "check --body and --content-type" in done.stderr
+    assert "hint: the server takes no application/x-npy: --body csv" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
