@@ -1,8 +1,8 @@
 """The event loop does no work by the row: no callback of a run takes more than 50 ms of CPU."""
 
 import asyncio
-import gc
 import asyncio.events
+import gc
 import sys
 import threading
 import time
