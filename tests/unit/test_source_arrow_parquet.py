@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import gc
 from pathlib import Path
 
 import pyarrow as pa
@@ -170,6 +171,7 @@ def test_a_large_batch_is_mapped_and_a_compressed_one_inflated_by_column(
     path = tmp_path / "x.feather"
     feather.write_feather(pa.table({"a": range(1000), "b": range(1000)}), path, compression=compression)
     monkeypatch.setattr(arrow_module, "_MAPPED_BATCH_BYTES", 100)
+    gc.collect()  # what earlier tests left must not be freed in between
     before = pa.total_allocated_bytes()
     source = open_source(path, InputConfig())
     blocks = source.blocks(source.files[0], columns=["a"], block_rows=10)
