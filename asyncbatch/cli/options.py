@@ -42,7 +42,7 @@ def with_options(table: Mapping[str, Option], defaults: Mapping[str, object]) ->
         kept = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
         added = [_parameter(name, option, defaults[name]) for name, option in table.items()]
         parameters = [*kept, *added]
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         return command
 

@@ -14,9 +14,8 @@ from asyncbatch.errors import InputError
 from asyncbatch.model import InputFile
 from asyncbatch.source import opening
 from asyncbatch.source.blocks import Gap, Piece
-from asyncbatch.source.fingerprint import file_fingerprint
-from asyncbatch.source.hive import partition_fields
-from asyncbatch.source.merge import check_names, conformed, same_schema
+from asyncbatch.source.described import open_described
+from asyncbatch.source.merge import conformed
 from asyncbatch.source.opened import OpenedSource
 from asyncbatch.source.paths import FoundFile
 from asyncbatch.source.text import spread
@@ -31,33 +30,12 @@ def open_arrow(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
     Raises:
         InputError: a file that is truncated or no Arrow, or columns that differ between files.
     """
-    files, schemas = [], []
-    for number, each in enumerate(found):
-        with _open(each.path, None) as opened:
-            schemas.append((each.path, opened.schema))
-            with _reading(each.path):
-                rows = _count_rows(opened)
-        fingerprint = file_fingerprint(each.path)
-        files.append(
-            InputFile(
-                number=number,
-                path=each.path,
-                size_bytes=int(fingerprint["size"]),
-                rows=rows,
-                fingerprint=fingerprint,
-                partitions=each.partitions,
-            )
-        )
-    columns = same_schema(schemas)
-    partitions = partition_fields(found)
-    check_names(
-        [field.name for field in columns],
-        [field.name for field in partitions],
-        path=found[0].path if found else "",
-    )
-    return OpenedSource(
-        columns=columns, partitions=partitions, files=files, reader=ArrowReader(pa.schema(columns))
-    )
+    return open_described(found, describe=_describe, make_reader=ArrowReader)
+
+
+def _describe(path: str) -> tuple[pa.Schema, int | None]:
+    with _open(path, None) as opened, _reading(path):
+        return opened.schema, _count_rows(opened)
 
 
 def _count_rows(opened: "pa.RecordBatchFileReader | pa.RecordBatchStreamReader") -> int | None:

@@ -15,9 +15,8 @@ from asyncbatch.errors import InputError
 from asyncbatch.model import InputFile
 from asyncbatch.source import opening
 from asyncbatch.source.blocks import Gap, Piece
-from asyncbatch.source.fingerprint import file_fingerprint
-from asyncbatch.source.hive import partition_fields
-from asyncbatch.source.merge import check_names, conformed, same_schema
+from asyncbatch.source.described import open_described
+from asyncbatch.source.merge import conformed
 from asyncbatch.source.opened import OpenedSource
 from asyncbatch.source.paths import FoundFile
 from asyncbatch.source.text import spread
@@ -33,32 +32,12 @@ def open_parquet(found: Sequence[FoundFile], config: InputConfig) -> OpenedSourc
     Raises:
         InputError: a file that is truncated or no Parquet, or columns that differ between files.
     """
-    files, schemas = [], []
-    for number, each in enumerate(found):
-        with _open(each.path) as parquet:
-            schemas.append((each.path, parquet.schema_arrow))
-            rows = parquet.metadata.num_rows
-        fingerprint = file_fingerprint(each.path)
-        files.append(
-            InputFile(
-                number=number,
-                path=each.path,
-                size_bytes=int(fingerprint["size"]),
-                rows=rows,
-                fingerprint=fingerprint,
-                partitions=each.partitions,
-            )
-        )
-    columns = same_schema(schemas)
-    partitions = partition_fields(found)
-    check_names(
-        [field.name for field in columns],
-        [field.name for field in partitions],
-        path=found[0].path if found else "",
-    )
-    return OpenedSource(
-        columns=columns, partitions=partitions, files=files, reader=ParquetReader(pa.schema(columns))
-    )
+    return open_described(found, describe=_describe, make_reader=ParquetReader)
+
+
+def _describe(path: str) -> tuple[pa.Schema, int | None]:
+    with _open(path) as parquet:
+        return parquet.schema_arrow, parquet.metadata.num_rows
 
 
 class ParquetReader:
