@@ -7,11 +7,12 @@ with `-` for `_`; Python keyword arguments and job.toml keys are the field names
 import dataclasses
 import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from asyncbatch.errors import ConfigError
+from asyncbatch.option import Option, bad_value, choice, option
 from asyncbatch.units import (
     Headers,
     IntRange,
@@ -33,47 +34,6 @@ from asyncbatch.units import (
     parse_types,
 )
 
-Kind = Literal["value", "flag", "list"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """One line of the option table."""
-
-    panel: str
-    help: str
-    """One sentence; the default is appended by the command line."""
-    parse: Callable[[Any], Any]
-    """From text (command line, environment) or a TOML/Python value to the field's value; raises ValueError."""
-    metavar: str = ""
-    kind: Kind = "value"
-    semantic: bool = False
-    """True: changes a part's rows or columns, so it may not differ on resume."""
-    secret: bool = False
-    """True: its value never reaches state, reports, logs or echoed commands."""
-    choices: tuple[str, ...] = ()
-    short: str = ""
-    default_text: str = ""
-    """How help shows the default, where its value does not say it."""
-
-
-def option(default: Any, *, panel: str, help: str, parse: Callable[[Any], Any], **more: Any) -> Any:
-    """A dataclass field that carries its `Option`."""
-    return dataclasses.field(
-        default=default, metadata={"option": Option(panel=panel, help=help, parse=parse, **more)}
-    )
-
-
-def _choice(*choices: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        text = parse_text(value)
-        if text not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
 BODIES = ("csv", "csv-header", "jsonl", "json", "npy", "arrow", "parquet", "raw")
 ROW_FORMS = ("array", "object", "value")
 ON_ERROR = ("null", "drop", "fail")
@@ -86,7 +46,7 @@ def parse_meta(value: Any) -> tuple[str, ...]:
     """Names out of `META`."""
     names = parse_names(value)
     for name in names:
-        _choice(*META)(name)
+        choice(*META)(name)
     return names
 
 
@@ -139,7 +99,7 @@ class InputConfig:
     block_rows: int | None = option(None, panel=_IN, metavar="N", parse=parse_positive, semantic=True,
         help="rows of one output part, written and resumed as a whole", default_text="by the first replies, 256 to 131,072")
     input_format: str | None = option(None, panel=_IN, metavar="parquet|csv|jsonl|arrow",
-        parse=_choice("parquet", "csv", "jsonl", "arrow"), choices=("parquet", "csv", "jsonl", "arrow"), semantic=True,
+        parse=choice("parquet", "csv", "jsonl", "arrow"), choices=("parquet", "csv", "jsonl", "arrow"), semantic=True,
         help="format of the source", default_text="by the file name")
     delimiter: str = option(",", panel=_IN, metavar="C", parse=parse_character, semantic=True,
         help="delimiter of CSV input; \\t for a tab")
@@ -155,12 +115,12 @@ class InputConfig:
 class RequestConfig:
     """How rows become requests."""
 
-    body: str = option("csv", panel=_REQ, metavar="|".join(BODIES), parse=_choice(*BODIES), choices=BODIES, semantic=True,
+    body: str = option("csv", panel=_REQ, metavar="|".join(BODIES), parse=choice(*BODIES), choices=BODIES, semantic=True,
         help="format of the request body")
     template: str | None = option(None, panel=_REQ, metavar="JSON|NAME", parse=parse_text, semantic=True,
         help="JSON envelope with $rows $row $n $columns, or a preset: instances, records, split, inputs, v2",
         default_text="instances with --body json")
-    row: str = option("array", panel=_REQ, metavar="|".join(ROW_FORMS), parse=_choice(*ROW_FORMS), choices=ROW_FORMS,
+    row: str = option("array", panel=_REQ, metavar="|".join(ROW_FORMS), parse=choice(*ROW_FORMS), choices=ROW_FORMS,
         semantic=True, help="what a row is in JSON: its values, an object by column name, or its only value")
     content_type: str | None = option(None, panel=_REQ, metavar="TYPE", parse=parse_text, semantic=True,
         help="Content-Type header, byte for byte", default_text="by --body")
@@ -262,7 +222,7 @@ class FailureConfig:
         help="retries of one chunk after failures; throttling does not count")
     max_errors: MaxErrors | None = option(None, panel=_FAIL, metavar="N|P%", parse=parse_max_errors,
         help="stop when more rows than this are rejected; within it the exit code is 0", default_text="no limit")
-    on_error: str = option("null", panel=_FAIL, metavar="|".join(ON_ERROR), parse=_choice(*ON_ERROR), choices=ON_ERROR,
+    on_error: str = option("null", panel=_FAIL, metavar="|".join(ON_ERROR), parse=choice(*ON_ERROR), choices=ON_ERROR,
         semantic=True, help="a rejected row: keep it with a null prediction, drop it, or fail")
     max_outage: float = option(300.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
         help="how long the endpoint may be away before the run stops, resumable", default_text="5m")
@@ -278,7 +238,7 @@ class FailureConfig:
 class OutputConfig:
     """What is written and said."""
 
-    format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=_choice(*FORMATS), choices=FORMATS,
+    format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=choice(*FORMATS), choices=FORMATS,
         semantic=True, help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
     file_size: int | None = option(None, panel=_OUT, metavar="SIZE", parse=parse_size,
         help="join neighbouring parts of a folder at the end into files of about this size", default_text="a file for each block")
@@ -287,7 +247,7 @@ class OutputConfig:
     json: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,
         help="print the run report to stdout, JSON with a versioned schema")
     explain: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool, help="say what was decided and why")
-    log_format: str = option("text", panel=_OUT, metavar="text|json", parse=_choice(*LOG_FORMATS), choices=LOG_FORMATS,
+    log_format: str = option("text", panel=_OUT, metavar="text|json", parse=choice(*LOG_FORMATS), choices=LOG_FORMATS,
         help="format of log lines on stderr")
     quiet: bool = option(False, panel=_OUT, short="-q", kind="flag", parse=parse_bool, help="only errors")
     verbose: bool = option(False, panel=_OUT, short="-v", kind="flag", parse=parse_bool, help="more log lines")
@@ -370,24 +330,6 @@ def _table() -> Iterator[tuple[str, tuple[str, Option]]]:
 
 OPTIONS: dict[str, tuple[str, Option]] = dict(_table())
 """Option name (with `_`) to the part of `RunConfig` that holds it and its line of the table, in help order."""
-
-
-def flag(name: str) -> str:
-    """`chunk_rows` -> `--chunk-rows`."""
-    return "--" + name.replace("_", "-")
-
-
-def bad_value(name: str, raw: Any, option: Option, error: Exception, *, where: str = "") -> ConfigError:
-    """What `option.parse` has against `raw`, with the option's own line of help or the nearest choice as hint.
-
-    Args:
-        where: the file or variable that the value came from; the command line if empty.
-    """
-    named = f"{where}: {name}" if where else flag(name)
-    shown = "" if option.secret else f" {raw!r}"
-    near = difflib.get_close_matches(str(raw), option.choices, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"{flag(name)} {option.metavar}: {option.help}"
-    return ConfigError(f"{named}{shown}: {error}", hint=hint.replace(" :", ":"))
 
 
 def environment_options(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from asyncbatch.cli import toml
-from asyncbatch.config import OPTIONS, RunConfig, bad_value, environment_options
+from asyncbatch.config import OPTIONS, RunConfig, environment_options
 from asyncbatch.errors import ConfigError
 from asyncbatch.observe.text import without_credentials
+from asyncbatch.option import bad_value
 
 _PATHS = ("source", "sink")
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from asyncbatch.config import OPTIONS, PARTS, Option, bad_value, flag
+from asyncbatch.config import OPTIONS, PARTS
+from asyncbatch.option import Option, bad_value, flag
 
 VerboseOption = Annotated[
     bool,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from asyncbatch.config import Option
+from asyncbatch.option import Option
 from asyncbatch.server.config import DIALECTS, ERROR_KINDS
 from asyncbatch.units import (
     parse_bool,

@@ -24,9 +24,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncbatch.config import RequestConfig, RunConfig, flag
+from asyncbatch.config import RequestConfig, RunConfig
 from asyncbatch.errors import ConfigError, InvocationError
 from asyncbatch.model import BatchPayload, Failure, Payload, Reply, Transport
+from asyncbatch.option import flag
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,13 +10,14 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from asyncbatch._version import __version__
-from asyncbatch.config import RunConfig, flag
+from asyncbatch.config import RunConfig
 from asyncbatch.endpoint.headers import extra_headers
 from asyncbatch.endpoint.network import bare, is_loopback, tls_context
 from asyncbatch.endpoint.refusals import read_refusal
 from asyncbatch.endpoint.wire import HttpWire
 from asyncbatch.errors import ConfigError, InvocationError
 from asyncbatch.model import BytesPayload, Payload, Reply
+from asyncbatch.option import flag
 from asyncbatch.units import SECRET_NAMES
 
 _SAGEMAKER_OPTIONS = {

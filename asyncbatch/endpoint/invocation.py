@@ -2,9 +2,10 @@
 
 import re
 
-from asyncbatch.config import RequestConfig, RunConfig, flag
+from asyncbatch.config import RequestConfig, RunConfig
 from asyncbatch.endpoint.network import bare
 from asyncbatch.errors import ConfigError
+from asyncbatch.option import flag
 
 MAX_BODY_BYTES = 25 * 2**20
 """What the service takes at most, by its newer documents; many endpoints still take 6 MiB."""

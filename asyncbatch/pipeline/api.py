@@ -14,10 +14,12 @@ import anyio.from_thread
 
 from asyncbatch.config import RunConfig
 from asyncbatch.observe.report import RunReport
-from asyncbatch.pipeline.job import Job, Taker, run_ordered, run_to_sink
+from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.preview import PlanReport, plan_to_report
 from asyncbatch.pipeline.retrying import make_retry_job, retry_to_sink
+from asyncbatch.pipeline.to_output import run_to_sink
+from asyncbatch.pipeline.to_stream import Taker, run_ordered
 from asyncbatch.protocols import RunHook
 from asyncbatch.sink.stream import ReaderGoneError
 

@@ -9,10 +9,11 @@ import anyio.to_thread
 
 from asyncbatch.codec import LayoutField, ReplyLayout, check_reply, infer_layout, make_decoder, make_encoder
 from asyncbatch.codec.kinds import parse_type
-from asyncbatch.config import RunConfig, flag
+from asyncbatch.config import RunConfig
 from asyncbatch.control.cutting import RowFootprint, block_rows
 from asyncbatch.errors import ConfigError, EndpointError, InputError, ReplyError
 from asyncbatch.model import Sample
+from asyncbatch.option import flag
 from asyncbatch.pipeline.advice import (
     Advice,
     Sent,

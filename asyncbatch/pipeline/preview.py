@@ -13,9 +13,10 @@ from asyncbatch.errors import AsyncBatchError
 from asyncbatch.observe import text
 from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.groups import flattened
-from asyncbatch.pipeline.job import Job, total_rows
+from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.probing import SAMPLE_ROWS, Exchange
+from asyncbatch.pipeline.resuming import total_rows
 from asyncbatch.pipeline.showing import (
     LARGEST_SHOWN,
     ShownColumn,

@@ -12,8 +12,9 @@ from asyncbatch.errors import AsyncBatchError, OutputError
 from asyncbatch.observe.events import RunFinished
 from asyncbatch.observe.report import RunReport, write_report
 from asyncbatch.pipeline.groups import flattened
-from asyncbatch.pipeline.job import Job, check_resumable
+from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.planned import as_planned
+from asyncbatch.pipeline.resuming import check_resumable
 from asyncbatch.pipeline.running import Run
 from asyncbatch.protocols import RunHook
 from asyncbatch.sink import Plan

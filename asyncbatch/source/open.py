@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asyncbatch.config import InputConfig, flag
+from asyncbatch.config import InputConfig
 from asyncbatch.errors import InputError
+from asyncbatch.option import flag
 from asyncbatch.source import opening
 from asyncbatch.source.arrow import open_arrow
 from asyncbatch.source.csv import open_csv
