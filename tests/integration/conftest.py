@@ -1,4 +1,4 @@
-"""Servers that nobody here wrote: where they are, how they are started, what happens without them."""
+"""Servers and a browser that nobody here wrote: where they are, how they are started, what happens without them."""
 
 import contextlib
 import json
@@ -21,6 +21,7 @@ MLFLOW = ROOT / ".venv-mlflow"
 EMBEDDINGS = ROOT / ".venv-embeddings"
 _HERE = Path(__file__).parent
 _NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _START_S = 60.0
 _STOP_S = 10.0
 
@@ -39,6 +40,10 @@ def _missing(server: str) -> str | None:
         if (EMBEDDINGS / "ready").exists():
             return None
         return "the embedding model is not installed; scripts/real-servers builds its environment, .venv-embeddings"
+    if server == "chromium":
+        if _CHROMIUM is not None:
+            return None
+        return "Chromium is not installed; scripts/real-servers says how, and does it where it may"
     raise ValueError(f"no server {server!r} is known here")
 
 
@@ -344,3 +349,41 @@ def run_command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[st
         )
 
     return run
+
+
+# -- a browser -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Callable[[Path], str]:
+    """Opens a page in headless Chromium, runs its scripts, and gives what it then holds."""
+
+    def render(page: Path) -> str:
+        assert _CHROMIUM is not None
+        found = subprocess.run(
+            [
+                _CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--virtual-time-budget=5000",
+                f"--user-data-dir={tmp_path / 'browser'}",
+                "--window-size=1100,900",
+                "--enable-logging=stderr",
+                "--dump-dom",
+                page.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        said = [line for line in found.stderr.splitlines() if "CONSOLE" in line]
+        assert not said, said
+        return found.stdout
+
+    return render
