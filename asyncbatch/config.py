@@ -17,6 +17,7 @@ from asyncbatch.units import (
     Headers,
     IntRange,
     MaxErrors,
+    Shard,
     parse_bool,
     parse_character,
     parse_count,
@@ -29,6 +30,7 @@ from asyncbatch.units import (
     parse_positive_number,
     parse_range,
     parse_renames,
+    parse_shard,
     parse_size,
     parse_text,
     parse_types,
@@ -39,7 +41,9 @@ ROW_FORMS = ("array", "object", "value")
 ON_ERROR = ("null", "drop", "fail")
 FORMATS = ("parquet", "csv", "jsonl")
 LOG_FORMATS = ("text", "json")
+TRANSPORTS = ("direct", "aioboto3")
 META = ("variant", "inference-id", "scored-at")
+CHANGES = ("model",)
 
 
 def parse_meta(value: Any) -> tuple[str, ...]:
@@ -48,6 +52,16 @@ def parse_meta(value: Any) -> tuple[str, ...]:
     for name in names:
         choice(*META)(name)
     return names
+
+
+def parse_option_names(value: Any) -> tuple[str, ...]:
+    """Option names, with `-` or `_`."""
+    return tuple(name.removeprefix("--").replace("-", "_") for name in parse_names(value))
+
+
+def parse_changes(value: Any) -> tuple[str, ...]:
+    """Names out of `CHANGES`."""
+    return tuple(choice(*CHANGES)(name) for name in parse_names(value))
 
 
 _IN, _REQ, _REP, _SPEED, _FAIL, _OUT, _EP = (
@@ -196,12 +210,23 @@ class SpeedConfig:
         help="with --background: latency allowed, as a multiple of that with one request in flight")
     max_chunk_time: float | None = option(None, panel=_SPEED, metavar="TIME", parse=parse_duration,
         help="with --background: longest time the endpoint may work on one request", default_text="twice that of one row")
+    tuning: str | None = option(None, panel=_SPEED, metavar="FILE", parse=parse_text,
+        help="what runs have learned of endpoints: read at the start, written at the end", default_text="in the user's cache")
+    no_tuning: bool = option(False, panel=_SPEED, kind="flag", parse=parse_bool,
+        help="neither use nor keep what runs have learned of the endpoint")
     max_payload: int = option(6 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
         help="largest request body; a smaller limit of the endpoint is learned", default_text="6MiB")
     max_reply: int = option(64 * 2**20, panel=_SPEED, metavar="SIZE", parse=parse_size,
         help="largest reply; one that is larger counts as failed", default_text="64MiB")
     max_memory: int = option(256 * 10**6, panel=_SPEED, metavar="SIZE", parse=parse_size,
         help="memory to use, beside what the program itself takes", default_text="256MB")
+    shard: Shard | None = option(None, panel=_SPEED, metavar="I/N", parse=parse_shard,
+        help="only part I of N, counted from 0; a process on any machine for each, rates and limit divided by N",
+        default_text="all of it")
+    processes: int | None = option(None, panel=_SPEED, metavar="N", parse=parse_positive,
+        help="N processes on this machine, a shard each, and each with its --max-memory", default_text="one")
+    transport: str = option("direct", panel=_SPEED, metavar="|".join(TRANSPORTS), parse=choice(*TRANSPORTS),
+        choices=TRANSPORTS, help="who signs and sends SageMaker requests; aioboto3 where a proxy or an event hook needs it")
 
     @property
     def block_memory(self) -> int:
@@ -230,8 +255,16 @@ class FailureConfig:
         help="stop after this long, resumable", default_text="none")
     grace: float = option(25.0, panel=_FAIL, metavar="TIME", parse=parse_duration,
         help="after Ctrl-C or SIGTERM, how long to finish what was begun", default_text="25s")
+    accept_changes: tuple[str, ...] = option((), panel=_FAIL, metavar="A,B", parse=parse_option_names,
+        help="resuming: options that may differ from before, for the rows that are left", default_text="none")
+    allow_change: tuple[str, ...] = option((), panel=_FAIL, metavar="model", parse=parse_changes,
+        help="go on when another model stands behind the endpoint's name; the manifest names both", default_text="stop then")
     overwrite: bool = option(False, panel=_FAIL, kind="flag", parse=parse_bool,
         help="start anew: an earlier output goes once the new run can begin")
+    if_idle: bool = option(False, panel=_FAIL, kind="flag", parse=parse_bool,
+        help="exit 0 if another process is at work on the output, instead of 75")
+    wait: bool = option(False, panel=_FAIL, kind="flag", parse=parse_bool,
+        help="if another process is at work on the output, wait for its end, then go on")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +275,7 @@ class OutputConfig:
         semantic=True, help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
     file_size: int | None = option(None, panel=_OUT, metavar="SIZE", parse=parse_size,
         help="join neighbouring parts of a folder at the end into files of about this size", default_text="a file for each block")
-    report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text, help="write the run report there, JSON",
+    report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text, help="write the run report there, .json or .html",
         default_text="only in the state folder")
     json: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,
         help="print the run report to stdout, JSON with a versioned schema")
@@ -380,6 +413,8 @@ def _checked(config: RunConfig) -> RunConfig:
         raise ConfigError(
             "--background and --target-latency exclude each other", hint="--max-slowdown bounds a guest"
         )
+    if speed.tuning is not None and speed.no_tuning:
+        raise ConfigError("--tuning and --no-tuning exclude each other", hint="give one of them")
     if config.output.quiet and config.output.verbose:
         raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")
     if reply.prediction_name == config.reply.error_name:
@@ -389,11 +424,39 @@ def _checked(config: RunConfig) -> RunConfig:
         )
     if speed.max_memory < 16 * 10**6:
         raise ConfigError("--max-memory is below 16MB", hint="give at least 16MB")
+    if config.failure.if_idle and config.failure.wait:
+        raise ConfigError(
+            "--if-idle and --wait exclude each other", hint="give up at once, or wait: one of them"
+        )
+    _check_shards(config)
     return config
 
 
+def _check_shards(config: RunConfig) -> None:
+    """What cannot be divided among shards."""
+    speed, shard = config.speed, config.speed.shard
+    count = (shard.of if shard is not None else 1) * (speed.processes or 1)
+    if count == 1:
+        return
+    if speed.background:
+        raise ConfigError(
+            "--background and shards exclude each other: they would take one another for live users",
+            hint="leave --shard and --processes out: one process is gentle enough",
+        )
+    if speed.concurrency is not None and speed.concurrency.high < count:
+        raise ConfigError(
+            f"--concurrency {speed.concurrency} is less than one request for each of {count} shards",
+            hint=f"give {count} or more, or fewer shards",
+        )
+    if shard is not None and shard.index and config.failure.overwrite:
+        raise ConfigError(
+            f"--overwrite with --shard {shard} could remove what other shards wrote",
+            hint=f"give it to --shard 0/{shard.of} alone, and start the others when that has planned",
+        )
+
+
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, (IntRange, MaxErrors)):
+    if isinstance(value, (IntRange, MaxErrors, Shard)):
         return str(value)
     if isinstance(value, tuple):
         return [_jsonable(each) for each in value]

@@ -13,6 +13,7 @@ AsyncBatchError                 base: one sentence, a hint with the next step, a
 ├── StorageError                the disk or store failed while writing; what is committed stays     exit 1
 ├── TooManyRejectsError         more rows rejected than `--max-errors`, or any under `--on-error fail`  exit 1
 ├── StoppedError                stopped on purpose and resumable: signal, outage, deadline, login    exit 75
+│   └── BusyError               another process is at work on the output; nothing was started        exit 75
 ├── MissingExtraError           an optional dependency is not installed; the hint names the extra   exit 2
 └── InvocationError             one invocation failed; carries the `Failure`; decided by the pipeline, never shown raw
 ```
@@ -111,6 +112,10 @@ class StoppedError(AsyncBatchError):
     """The run stopped before its end and can be resumed by the same command."""
 
     exit_code: ClassVar[int] = 75
+
+
+class BusyError(StoppedError):
+    """Another process is at work on the output; nothing was started."""
 
 
 class InvocationError(AsyncBatchError):

@@ -6,7 +6,7 @@ Rows are numbered from 0 within one input file; a range is half open, `[start, s
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +81,8 @@ class Failure:
     """The reply's `Date` header, for learning the clock offset."""
     exception: str = ""
     """Type name of an exception raised by a Python callable."""
+    renewals: int = 0
+    """How often the endpoint had renewed its credentials or corrected its clock when this request was signed."""
     reused_connection: bool = False
     """The request went out on a connection that had carried others: a reset before any reply byte may mean it was stale."""
 
@@ -111,6 +113,46 @@ class Failure:
         if len(text) > 300:
             text = text[:300] + "…"
         return f"{self.head}: {text}" if text else self.head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantDescription:
+    """One production variant, as the service describes it."""
+
+    name: str
+    images: tuple[str, ...] = ()
+    """What runs, by digest: `….dkr.ecr.….amazonaws.com/model@sha256:…`."""
+    instances: int | None = None
+    """Instances wanted now; None for serverless ones."""
+    weight: float | None = None
+    """Share of the traffic, relative to the other variants'."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """What stands behind an endpoint's name."""
+
+    config: str
+    """Name of its configuration."""
+    modified: str
+    """When it was last modified, ISO 8601 in UTC; scaling modifies it too."""
+    variants: tuple[VariantDescription, ...] = ()
+    pending: str = ""
+    """Name of the configuration that is being rolled out; empty if there is none."""
+    scales: bool | None = None
+    """Whether its instances are scaled by load; None: not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undescribed:
+    """Why nothing can be said of what stands behind an endpoint's name."""
+
+    reason: str
+    """One clause, such as `sagemaker:DescribeEndpoint is not allowed`."""
+    lasting: bool = True
+    """False: it may be said another time."""
+    expected: bool = False
+    """True: nothing that a person should look at, such as a stand-in on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +260,17 @@ class BatchPayload:
 Payload: TypeAlias = BytesPayload | BatchPayload
 
 
+class WireTimes(NamedTuple):
+    """When the parts of one exchange happened, by the event loop's clock, in seconds."""
+
+    began_s: float
+    """A connection was there, and the first byte was handed to the system."""
+    written_s: float
+    """The last byte of the request was."""
+    replied_s: float
+    """The head of the reply was there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A successful reply, not yet decoded."""
@@ -231,6 +284,8 @@ class Reply:
     """`x-Amzn-Invoked-Production-Variant`, where sent."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Reply headers, lower-case names; for `plan --show` and `--meta`."""
+    times: WireTimes | None = None
+    """Where the endpoint can tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

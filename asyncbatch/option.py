@@ -53,8 +53,8 @@ def choice(*choices: str) -> Callable[[Any], str]:
 
 
 def flag(name: str) -> str:
-    """`chunk_rows` -> `--chunk-rows`."""
-    return "--" + name.replace("_", "-")
+    """`chunk_rows` -> `--chunk-rows`; `assert_`, a keyword of Python without its underscore, -> `--assert`."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def bad_value(name: str, raw: Any, option: Option, error: Exception, *, where: str = "") -> ConfigError:

@@ -9,11 +9,13 @@ from asyncbatch.model import (
     ChunkTarget,
     Failure,
     InputFile,
+    ModelDescription,
     Payload,
     Reject,
     Reply,
     Sample,
     SourceBlock,
+    Undescribed,
     Values,
 )
 
@@ -73,6 +75,21 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FindsBlocks(Protocol):
+    """A source that can tell where the blocks of a file end for less than reading it."""
+
+    def block_ends(
+        self, file: InputFile, *, block_rows: int, max_rows: int | None = None
+    ) -> Iterator[tuple[int, int | None]]:
+        """`(stop, end_offset)` of each block, as `blocks` would give them, ascending. Blocking: runs in a thread.
+
+        Raises:
+            InputError: the file is missing, truncated or unreadable.
+        """
+        ...
 
 
 @runtime_checkable
@@ -201,6 +218,16 @@ class Advises(Protocol):
 
 
 @runtime_checkable
+class Decides(Protocol):
+    """An endpoint that found out how to do its work."""
+
+    @property
+    def decided(self) -> Sequence[str]:
+        """Sentences for `--explain`, such as why requests go through the SDK; complete after `open`."""
+        ...
+
+
+@runtime_checkable
 class ShowsRequests(Protocol):
     """An endpoint that can show what it sends besides the body."""
 
@@ -213,12 +240,25 @@ class ShowsRequests(Protocol):
 class RefreshesCredentials(Protocol):
     """An endpoint whose credentials may expire while it is used."""
 
-    async def refresh_credentials(self, failure: Failure) -> None:
+    async def refresh_credentials(self, failure: Failure) -> str | None:
         """Get new credentials because `failure` said that the old ones are no longer taken. Concurrent calls share one refresh.
+
+        Returns:
+            What people should know, such as that the clock is wrong; None where there is nothing to tell, or another call
+            has told it.
 
         Raises:
             StoppedError: there are none; the message names the login command.
         """
+        ...
+
+
+@runtime_checkable
+class DescribesModel(Protocol):
+    """An endpoint that can say which model stands behind its name."""
+
+    async def describe_model(self) -> ModelDescription | Undescribed:
+        """As it is now, or why that is not known. Asks the service once, for about two seconds at most; never raises."""
         ...
 
 
@@ -242,6 +282,30 @@ class Controller(Protocol):
 
     def note_remaining(self, rows: int) -> None:
         """Rows not yet sent, for shrinking chunks in the tail."""
+        ...
+
+
+@runtime_checkable
+class BoundByMemory(Protocol):
+    """A controller that takes account of how many bytes may be in flight."""
+
+    def note_bytes_in_flight(self, most: int) -> None:
+        """Bodies in flight may have `most` bytes together; told once, before the first chunk."""
+        ...
+
+
+@runtime_checkable
+class TellsState(Protocol):
+    """A controller that tells where it stands, so that what binds can be named."""
+
+    @property
+    def settled(self) -> bool:
+        """A setting was found; False while it is searched."""
+        ...
+
+    @property
+    def at_size_cap(self) -> bool:
+        """Chunks would be larger if the largest body, or a size that the endpoint refused, allowed it."""
         ...
 
 

@@ -40,6 +40,17 @@ class IntRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` of `of` parts of a job, counted from 0; `Shard(0, 1)` is all of it."""
+
+    index: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+
+@dataclass(frozen=True, slots=True)
 class MaxErrors:
     """How many rows may be rejected: a count, or a share of the rows finished so far."""
 
@@ -207,6 +218,19 @@ def parse_range(value: Any) -> IntRange:
     return IntRange(first, last)
 
 
+def parse_shard(value: Any) -> Shard:
+    """`0/4` … `3/4`."""
+    if isinstance(value, Shard):
+        return value
+    match = re.fullmatch(r"\s*([0-9]+)\s*/\s*([0-9]+)\s*", str(value))
+    if match is None:
+        raise ValueError("expected I/N, such as 0/4")
+    shard = Shard(int(match[1]), int(match[2]))
+    if not shard.index < shard.of:
+        raise ValueError(f"shards are counted from 0, so the last of {shard.of} is {max(0, shard.of - 1)}")
+    return shard
+
+
 def parse_names(value: Any) -> tuple[str, ...]:
     """`a,b,c` or a list. A name with a comma needs the list form (job.toml, Python)."""
     if isinstance(value, str):
@@ -261,6 +285,15 @@ def parse_headers(value: Any) -> Headers:
             raise ValueError("expected 'Name: value'")
         found.append(HeaderSource(name.strip(), text.strip()))
     return tuple(found)
+
+
+def parse_share(value: Any) -> float:
+    """`2%` or `0.02`, from 0 to below 1."""
+    text = str(value).strip()
+    share = parse_number(text[:-1]) / 100 if text.endswith("%") else parse_number(text)
+    if not 0 <= share < 1:
+        raise ValueError("expected 0% to below 100%")
+    return share
 
 
 def parse_max_errors(value: Any) -> MaxErrors:

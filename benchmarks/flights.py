@@ -75,6 +75,7 @@ def _run(source: Path, folder: str, server: Background, session: object, options
         session=session,
         send=list(FEATURES),
         overwrite=True,
+        no_tuning=True,
         **options,
     )
     assert report.exit_code == 0

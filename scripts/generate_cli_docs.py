@@ -1,4 +1,4 @@
-"""Write docs/cli.md, docs/options.md, docs/metrics.md and docs/report-schema.json from the code.
+"""Write docs/cli.md, docs/options.md, docs/metrics.md and the JSON schemas from the code.
 
 With `--check` nothing is written; exits 1 when a file is stale.
 """
@@ -13,11 +13,13 @@ import typer.testing
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from asyncbatch.bench.result import SCHEMA_VERSION, BenchResult  # noqa: E402
 from asyncbatch.cli.main import build_app  # noqa: E402
 from asyncbatch.cli.options import default_text, run_defaults, run_options  # noqa: E402
-from asyncbatch.config import flag  # noqa: E402
-from asyncbatch.observe.metrics import RunTotals, Snapshot, metrics_of  # noqa: E402
-from asyncbatch.observe.schema import report_schema  # noqa: E402
+from asyncbatch.observe.metric import metrics_of  # noqa: E402
+from asyncbatch.observe.metrics import RunTotals, Snapshot  # noqa: E402
+from asyncbatch.observe.schema import document_schema, report_schema  # noqa: E402
+from asyncbatch.option import flag  # noqa: E402
 
 NOTE = "<!-- Made by scripts/generate_cli_docs.py; do not edit. -->"
 OPTIONS_INTRODUCTION = """\
@@ -79,11 +81,13 @@ def metrics_page() -> str:
 def pages() -> dict[Path, str]:
     """File to content."""
     docs = ROOT / "docs"
+    bench_schema = document_schema(BenchResult, title="asyncbatch bench result", version=SCHEMA_VERSION)
     return {
         docs / "cli.md": cli_page(),
         docs / "options.md": options_page(),
         docs / "metrics.md": metrics_page(),
         docs / "report-schema.json": json.dumps(report_schema(), indent=2) + "\n",
+        docs / "bench-schema.json": json.dumps(bench_schema, indent=2) + "\n",
     }
 
 

@@ -1,6 +1,7 @@
 """Shared by all tests: a quiet AWS environment, embedded endpoints, and the long forms of proofs."""
 
 import contextlib
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -33,6 +34,13 @@ def quiet_aws(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes what runs of whoever runs it have learned, nor what another test has."""
+    folder = tmp_path_factory.getbasetemp() / "cache" / uuid.uuid4().hex  # made when something is written
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,7 @@ def _run(
             "region": _REGION,
             "send": features,
             "overwrite": True,
+            "no_tuning": True,
         }
     )
     return run_job(config, str(source), str(sink), session=_session(), hooks=screen.hooks())

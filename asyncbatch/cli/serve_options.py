@@ -37,6 +37,16 @@ def _shares(value: Any) -> dict[str, float]:
     return found
 
 
+def _deployments(value: Any) -> dict[str, str]:
+    found = {}
+    for each in parse_names(value):
+        config, equals, model = each.partition("=")
+        if not equals or not model:
+            raise ValueError("expected CONFIG=MODEL")
+        found[config] = model
+    return found
+
+
 def _server(metavar: str, parse: Callable[[Any], Any], does: str, **more: Any) -> Option:
     return Option(panel=_SERVER, metavar=metavar, parse=parse, help=does, **more)
 
@@ -67,6 +77,12 @@ SERVE_OPTIONS: dict[str, Option] = {
     ),
     "region": _server("REGION", parse_text, "region that signatures must name"),
     "max_body_bytes": _server("SIZE", parse_size, "a larger body is answered 413", default_text="25MiB"),
+    "config_name": _server("NAME", parse_text, "endpoint configuration that DescribeEndpoint names"),
+    "deployments": _server(
+        "CONFIG=MODEL,...",
+        _deployments,
+        "endpoint configurations that UpdateEndpoint can switch to, and their models",
+    ),
     "threads": _server("N", parse_positive, "threads that run the model", default_text="one per CPU"),
     "latency": _simulated("TIME", parse_duration, "fixed time of one request in a slot"),
     "row_latency": _simulated("TIME", parse_duration, "time of one row, such as 0.05ms"),
@@ -140,6 +156,7 @@ DEFAULTS: dict[str, Any] = {
     "port": 8080,
     "dialect": "plain",
     "region": "us-east-1",
+    "config_name": "in-service",
     "shape": "affine",
     "shape_rows": 32,
     "slots": 4,

@@ -180,6 +180,17 @@ class AdaptiveController:
         """What was decided and why, oldest first; bounded."""
         return self._point.journal.decisions()
 
+    @property
+    def settled(self) -> bool:
+        """A setting was found; what is tried from now on are its neighbours."""
+        return self._cruising
+
+    @property
+    def at_size_cap(self) -> bool:
+        """Chunks would be larger if the largest body, or a size that the endpoint refused, allowed it."""
+        most = self._point.caps.max_rows
+        return most < self._point.rows_range.high and self._point.rows >= 0.9 * most
+
     def learned(self) -> LearnedPoint | None:
         """The point to start the next run with; None until a setting was found."""
         point = self._point

@@ -32,6 +32,8 @@ class Attempts:
     """Failures that count against the rows, this one included."""
     waits: int
     """Refusals that do not count, this one included when it is one."""
+    logins: int = 0
+    """Refusals of the credentials one after the other, this one included when it is one."""
 
 
 _TRANSIENT = frozenset({Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.NOT_READY})
@@ -63,7 +65,7 @@ def next_step(
     if action is Action.FATAL:
         return Step.STOP
     if action is Action.REFRESH_CREDENTIALS:
-        return Step.AGAIN if attempts.tries <= _LOGIN_TRIES else Step.LOGIN
+        return Step.AGAIN if attempts.logins <= _LOGIN_TRIES else Step.LOGIN
     if action is Action.RESEND or verdict.outcome in _TRANSIENT:
         return Step.AGAIN
     if action is Action.SPLIT:

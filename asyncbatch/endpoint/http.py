@@ -6,7 +6,6 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 
-from multidict import CIMultiDict
 from yarl import URL
 
 from asyncbatch._version import __version__
@@ -14,7 +13,8 @@ from asyncbatch.config import RunConfig
 from asyncbatch.endpoint.headers import extra_headers
 from asyncbatch.endpoint.network import bare, is_loopback, tls_context
 from asyncbatch.endpoint.refusals import read_refusal
-from asyncbatch.endpoint.wire import HttpWire
+from asyncbatch.endpoint.target import Target, header_lines, host_header, target
+from asyncbatch.endpoint.wire import Wire, make_wire
 from asyncbatch.errors import ConfigError, InvocationError
 from asyncbatch.model import BytesPayload, Payload, Reply
 from asyncbatch.option import flag
@@ -47,8 +47,10 @@ class HttpEndpoint:
         self._config = config
         self._url = _checked_url(config.endpoint.endpoint)
         self._name = shown_url(self._url)
-        self._wire: HttpWire | None = None
-        self._headers: CIMultiDict[str] = CIMultiDict()
+        self._wire: Wire | None = None
+        self._headers: dict[str, str] = {}
+        self._target: Target | None = None
+        self._content_types: dict[str, bytes] = {}
         for option, header in _SAGEMAKER_OPTIONS.items():
             if getattr(config.request, option) is not None:
                 raise ConfigError(
@@ -86,24 +88,28 @@ class HttpEndpoint:
             ConfigError: a header's variable or file, or the CA bundle, cannot be read.
         """
         request = self._config.request
-        self._headers = CIMultiDict(
-            {"User-Agent": f"asyncbatch/{__version__}", "Accept-Encoding": "gzip, deflate"}
-        )
+        headers = {"User-Agent": f"asyncbatch/{__version__}", "Accept-Encoding": "gzip, deflate"}
         if request.accept is not None:
-            self._headers["Accept"] = request.accept
+            headers["Accept"] = request.accept
         for name, value in extra_headers(request):
-            self._headers[name] = value
+            # The last of one name, whatever its case, is the one that is sent.
+            headers = {each: headers[each] for each in headers if each.lower() != name.lower()} | {
+                name: value
+            }
+        self._headers = headers
+        self._target = target(self._url, tuple(headers.items()))
         trust: ssl.SSLContext | None = None
         if self._url.scheme == "https":
             bundle = self._config.endpoint.ca_bundle or os.environ.get("AWS_CA_BUNDLE")
             trust = await asyncio.to_thread(tls_context, bundle)
-        self._wire = HttpWire(
+        self._wire = make_wire(
+            self._url,
+            concurrency=concurrency,
             max_reply_bytes=self._config.speed.max_reply,
             connect_timeout_s=self._config.failure.connect_timeout,
             trust=trust,
             decompress=True,
         )
-        await self._wire.open(self._url, concurrency=concurrency)
 
     async def invoke(self, payload: Payload, *, timeout_s: float) -> Reply:
         """POST one body, once.
@@ -112,11 +118,18 @@ class HttpEndpoint:
             InvocationError: anything but a complete 2xx reply.
         """
         assert self._wire is not None, "open() comes first"
+        assert self._target is not None
         assert isinstance(payload, BytesPayload), "an HTTP endpoint takes bytes"
-        headers = self._headers.copy()
-        headers["Content-Type"] = payload.content_type
+        content_type = self._content_types.get(payload.content_type)
+        if content_type is None:
+            content_type = header_lines([("Content-Type", payload.content_type)])
+            self._content_types[payload.content_type] = content_type
         reply = await self._wire.post(
-            self._url, headers=headers, pieces=payload.pieces, nbytes=payload.nbytes, timeout_s=timeout_s
+            self._target,
+            headers=content_type,
+            pieces=payload.pieces,
+            nbytes=payload.nbytes,
+            timeout_s=timeout_s,
         )
         if not 200 <= reply.status < 300:
             raise InvocationError(read_refusal(reply.status, reply.headers, reply.body, aws=False))
@@ -130,8 +143,7 @@ class HttpEndpoint:
     def request_head(self, payload: BytesPayload) -> tuple[str, Sequence[tuple[str, str]]]:
         """What is sent before the body; the values of `-H` are secrets."""
         secret = {source.name.lower() for source in self._config.request.header}
-        port = "" if self._url.is_default_port() else f":{self._url.port}"
-        headers = [("Host", f"{self._url.host}{port}")]
+        headers = [("Host", host_header(self._url))]
         headers += [(name, "…" if name.lower() in secret else value) for name, value in self._headers.items()]
         headers += [("Content-Type", payload.content_type), ("Content-Length", str(payload.nbytes))]
         return f"POST {shown_path(self._url)}", headers

@@ -26,6 +26,10 @@ class RunPlanned:
     """None where `rows` is."""
     block_rows: int
     columns_sent: tuple[str, ...]
+    shard: str = ""
+    """`0/4`; empty for all of the job. Rows and blocks are the shard's."""
+    shared: str = ""
+    """Why others may well be using the endpoint, such as `autoscaling`; empty if nothing speaks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,28 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Another process is at work on the output, and this one waits for its end; sent every second."""
+
+    holder: str
+    """`process 4711 on worker-3`."""
+    waited_s: float
+    rows_done: int | None
+    """In the output so far; None where that is not known."""
+    rows_total: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardDone:
+    """All rows of this shard are in the output, and some of others are not yet."""
+
+    shard: str
+    """`0/4`."""
+    missing_rows: int
+    """In the whole output; whoever commits the last of them finishes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
     """The last event, whatever the end."""
 
@@ -107,5 +133,7 @@ Event: TypeAlias = (
     | Warned
     | Explained
     | Stopping
+    | Waiting
+    | ShardDone
     | RunFinished
 )

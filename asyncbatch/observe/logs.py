@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from asyncbatch.model import Block
 from asyncbatch.observe import text
+from asyncbatch.observe.chart import chart
 from asyncbatch.observe.events import (
     Explained,
     PartCommitted,
@@ -23,13 +24,17 @@ from asyncbatch.observe.events import (
     RowsRejected,
     RunFinished,
     RunPlanned,
+    ShardDone,
     Stopping,
+    Waiting,
     Warned,
 )
 from asyncbatch.observe.progress import FIRST_LINE_S, LINE_EVERY_S
 from asyncbatch.observe.terminal import Terminal
 
 Level = Literal["debug", "info", "warning", "error"]
+_LONG = ("timeline", "decisions")
+"""Parts of a report that are too long for a log line."""
 _AGAIN = ", once more to leave at once"
 _RANK: dict[Level, int] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 
@@ -59,6 +64,7 @@ class LogLines:
         self._seen: set[tuple[str, str]] = set()
         self._next_progress_s = FIRST_LINE_S
         self._planned = False
+        self._waiting = False
 
     def __call__(self, event: object, /) -> None:
         self._planned |= isinstance(event, RunPlanned)
@@ -71,11 +77,16 @@ class LogLines:
             pass  # a run that never began has no figures; the error that follows says all
         elif line := text_line(event):
             self._terminal.line(line)
+            if self._explain and isinstance(event, RunFinished) and (drawn := chart(event.report.timeline)):
+                self._terminal.line(f"explain: {drawn}")
 
     def _level_of(self, event: object) -> Level | None:
         match event:
-            case RunPlanned() | RunFinished():
+            case RunPlanned() | RunFinished() | ShardDone():
                 return "info"
+            case Waiting():
+                waiting, self._waiting = self._waiting, True
+                return None if waiting else "info"
             case Stopping() | Warned():
                 return "warning"
             case Explained():
@@ -111,6 +122,10 @@ def text_line(event: object) -> str:
             return f"explain: {message}"
         case Stopping(reason=reason):
             return f"stopping: {reason}; open blocks are being finished" + _AGAIN * reason.startswith("SIG")
+        case Waiting(holder=holder):
+            return f"waiting for {holder}, which is at work on the output"
+        case ShardDone(shard=shard, missing_rows=rows):
+            return f"shard {shard} is done; the others have {text.plural(rows, 'row')} left, and the last finishes the output"
         case PartCommitted(block=block, rows_rejected=rejected):
             rejects = f", {text.plural(rejected, 'reject')}" if rejected else ""
             return f"committed: file {block.file}, rows {block.start:,} to {block.stop:,}{rejects}"
@@ -130,7 +145,7 @@ def json_line(event: object, *, level: Level, at: datetime) -> str:
         case Progressed(snapshot=snapshot):
             fields = dataclasses.asdict(snapshot)
         case RunFinished(report=report):
-            fields = report.to_dict()
+            fields = {name: value for name, value in report.to_dict().items() if name not in _LONG}
         case _:
             fields = {each.name: getattr(event, each.name) for each in _fields(event)}
     return log_object(level=level, event=_name(event), at=at, fields=fields)
@@ -146,8 +161,11 @@ def _planned(event: RunPlanned) -> str:
     rows = "rows unknown until read" if event.rows is None else text.plural(event.rows, "row")
     blocks = "blocks" if event.blocks is None else text.plural(event.blocks, "block")
     sent = text.plural(len(event.columns_sent), "column")
-    line = f"plan: {rows} in {text.plural(event.files, 'file')}, {sent} sent to {event.endpoint}"
+    line = f"shard {event.shard}: " if event.shard else "plan: "
+    line += f"{rows} in {text.plural(event.files, 'file')}, {sent} sent to {event.endpoint}"
     line += f", {blocks} of up to {event.block_rows:,} rows"
+    if event.shared:
+        line += f"\nothers may be using {event.endpoint} ({event.shared}): --background takes only what they leave"
     if event.resumed_rows:
         line += f"\nresuming: {text.plural(event.resumed_rows, 'row')} were done before"
     return line

@@ -4,39 +4,20 @@
 documentation and the report's schema are generated from the fields below.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from asyncbatch.control.binding import Bound
 from asyncbatch.model import Kind, Outcome, Sample
 from asyncbatch.observe.histogram import LogHistogram
+from asyncbatch.observe.metric import metric
+from asyncbatch.observe.timeline import Timeline, TimelinePoint
 
 WINDOW_S = 10.0
 """Length of the sliding window behind `rows_per_s_recent`."""
 _SLOT_S = 0.5
 _SLOTS = int(WINDOW_S / _SLOT_S) + 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """Unit and formula of one field."""
-
-    unit: str
-    formula: str
-
-
-def metric(unit: str, formula: str) -> Any:
-    """A dataclass field that carries its `Metric`."""
-    return dataclasses.field(metadata={"metric": Metric(unit=unit, formula=formula)})
-
-
-def metrics_of(cls: type[Any]) -> dict[str, Metric]:
-    """Field name to `Metric`, in order; fields without one are left out."""
-    return {
-        each.name: each.metadata["metric"] for each in dataclasses.fields(cls) if "metric" in each.metadata
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +45,7 @@ class Snapshot:
     bytes_sent: int = metric("bytes", "request bodies of the invocations that ended")
     latency_p95_s: float | None = metric("s", "95th percentile of the duration of successful invocations")
     blocks_open: int = metric("blocks", "blocks admitted and not yet committed")
+    bound: str | None = metric("-", "what binds now, as in the timeline; null: not known", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +75,21 @@ class RunTotals:
     in_flight_max: int = metric("requests", "most invocations under way at once")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Running sums since the start."""
+
+    requests: int
+    """Invocations that ended."""
+    refused: int
+    """Of them, throttled or unavailable."""
+    answered: int
+    """Of them, successful; probes left out."""
+    answered_s: float
+    """Their durations together."""
+    bytes_sent: int
+
+
 class MetricsCollector:
     """Counts what a run does. One object per run, used from one thread; each call is O(1)."""
 
@@ -119,6 +116,7 @@ class MetricsCollector:
         self._rows_out = 0
         self._rejected: Counter[str] = Counter()
         self._window = _Window(self._started_s)
+        self._timeline = Timeline(origin_s=self._started_s)
 
     def planned(self, *, rows_total: int | None, rows_resumed: int) -> None:
         """What planning found out; may be called again when a total becomes known."""
@@ -142,6 +140,7 @@ class MetricsCollector:
         self._bytes_sent += sample.body_bytes
         duration_s = sample.finished_s - sample.started_s
         self._busy_s += duration_s
+        self._timeline.finished(sample)
         if sample.outcome is Outcome.SUCCESS and sample.kind is not Kind.PROBE:
             self._latency.add(duration_s)
             self._chunk_rows += sample.rows
@@ -153,16 +152,39 @@ class MetricsCollector:
         """Rows that got an error instead of an answer; they count as answered."""
         self._rejected[code] += rows
         self._rows_answered += rows
-        self._window.add(self._clock(), rows)
+        now_s = self._clock()
+        self._window.add(now_s, rows)
+        self._timeline.rejected(now_s, rows)
 
     def committed(self, *, rows_in: int, rows_out: int) -> None:
         """A part was committed: `rows_in` rows of the input became `rows_out` of the output."""
         self._rows_in += rows_in
         self._rows_out += rows_out
 
-    def snapshot(self, *, limit: int, chunk_rows: int, blocks_open: int) -> Snapshot:
-        """The run now."""
+    def counts(self) -> Counts:
+        """What happened so far, for rates between two moments."""
+        return Counts(
+            requests=self._outcomes.total(),
+            refused=self._outcomes[Outcome.THROTTLED] + self._outcomes[Outcome.UNAVAILABLE],
+            answered=self._latency.count,
+            answered_s=self._latency.total_s,
+            bytes_sent=self._bytes_sent,
+        )
+
+    def since_start(self, at_s: float) -> float:
+        """A moment of the clock as seconds since planning began."""
+        return at_s - self._started_s
+
+    def timeline(self) -> tuple[TimelinePoint, ...]:
+        """The course of the run so far."""
+        return self._timeline.points(self._clock())
+
+    def snapshot(
+        self, *, limit: int, chunk_rows: int, blocks_open: int, bound: Bound | None = None
+    ) -> Snapshot:
+        """The run now. To be asked a few times a second: the timeline keeps what is told here."""
         now_s = self._clock()
+        self._timeline.seen(now_s, in_flight=self._in_flight, limit=limit, chunk_rows=chunk_rows, bound=bound)
         done = self._rows_resumed + self._rows_in
         return Snapshot(
             elapsed_s=now_s - self._started_s,
@@ -183,6 +205,7 @@ class MetricsCollector:
             bytes_sent=self._bytes_sent,
             latency_p95_s=self._latency.percentile(95),
             blocks_open=blocks_open,
+            bound=None if bound is None else bound.value,
         )
 
     def totals(self) -> RunTotals:

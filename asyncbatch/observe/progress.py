@@ -6,13 +6,15 @@ which move more evenly.
 
 from dataclasses import dataclass
 
+from asyncbatch.control.binding import Bound
 from asyncbatch.observe import text
-from asyncbatch.observe.events import Progressed, RunFinished, Stopping
+from asyncbatch.observe.events import Progressed, RunFinished, Stopping, Waiting
 from asyncbatch.observe.metrics import Snapshot
 from asyncbatch.observe.terminal import Terminal
 
 FIRST_LINE_S = 2.0
 LINE_EVERY_S = 10.0
+WAITING_LINE_EVERY_S = 60.0
 _REDRAW_EVERY_S = 0.1
 _BAR_WIDTH = 20
 _SEPARATOR = " · "
@@ -64,8 +66,19 @@ def pieces(snapshot: Snapshot) -> list[Piece]:
             text="" if snapshot.latency_p95_s is None else f"p95 {text.latency(snapshot.latency_p95_s)}",
             keep=1,
         ),
+        Piece(text="" if snapshot.bound is None else f"by {Bound(snapshot.bound).label}", keep=0),
     ]
     return [each for each in found if each.text]
+
+
+def waiting_pieces(event: Waiting) -> list[str]:
+    """What is said while another process is at work, in the order of reading; empty texts for what is not known."""
+    total = f"/{event.rows_total:,}" if event.rows_total is not None else ""
+    return [
+        f"waiting for {event.holder}",
+        text.clock(event.waited_s),
+        f"{event.rows_done:,}{total} rows" if event.rows_done is not None else "",
+    ]
 
 
 def fitting(found: list[Piece], width: int) -> str:
@@ -94,10 +107,13 @@ class ProgressLine:
         self._terminal = terminal
         self._next_s = 0.0 if terminal.redraws else FIRST_LINE_S
         self._stopping = False
+        self._next_waiting_s = WAITING_LINE_EVERY_S
 
     def __call__(self, event: object, /) -> None:
         if isinstance(event, Progressed):
             self._show(event.snapshot)
+        elif isinstance(event, Waiting):
+            self._show_waiting(event)
         elif isinstance(event, Stopping):
             self._stopping = True
         elif isinstance(event, RunFinished):
@@ -112,6 +128,14 @@ class ProgressLine:
         else:
             self._next_s = (snapshot.elapsed_s // LINE_EVERY_S + 1) * LINE_EVERY_S
             self._terminal.line(("stopping: " if self._stopping else "") + plain_line(snapshot))
+
+    def _show_waiting(self, event: Waiting) -> None:
+        line = _SEPARATOR.join(each for each in waiting_pieces(event) if each)
+        if self._terminal.redraws:
+            self._terminal.status(line[: max(1, self._terminal.width() - 1)])
+        elif event.waited_s >= self._next_waiting_s:
+            self._next_waiting_s = event.waited_s + WAITING_LINE_EVERY_S
+            self._terminal.line(line)
 
     def _redraw(self, snapshot: Snapshot) -> None:
         room = self._terminal.width() - 1  # a full last column would wrap on some terminals

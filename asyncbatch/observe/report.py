@@ -1,25 +1,24 @@
 """The report of a run: a JSON document with a versioned schema, and a few lines for people.
 
-`docs/report-schema.json` is generated from the classes here. Fields are added without notice;
-`SCHEMA_VERSION` changes when one is removed or changes its meaning.
+`docs/report-schema.json` is generated from the classes here. `SCHEMA_VERSION` changes when a part is added or removed or
+changes its meaning. 2: `timeline` and `decisions`.
 """
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from asyncbatch.config import RunConfig
-from asyncbatch.errors import StorageError
 from asyncbatch.observe import text
 from asyncbatch.observe.machine import Machine, cpu_s, machine, peak_memory_bytes, versions
+from asyncbatch.observe.metric import metric
 from asyncbatch.observe.metrics import RunTotals
+from asyncbatch.observe.timeline import TimelinePoint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["done", "done_with_rejects", "stopped", "failed"]
 EXIT_DONE, EXIT_FAILED, EXIT_DONE_WITH_REJECTS, EXIT_STOPPED = 0, 1, 3, 75
@@ -28,6 +27,15 @@ EXIT_DONE, EXIT_FAILED, EXIT_DONE_WITH_REJECTS, EXIT_STOPPED = 0, 1, 3, 75
 def _described(description: str) -> dict[str, str]:
     """Metadata of a field: its description in the schema."""
     return {"description": description}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionMade:
+    """What the controller set or tried, and why."""
+
+    at_s: float = metric("s", "when, since planning began")
+    what: str = metric("-", "what was set or tried")
+    why: str = metric("-", "the reason")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +77,14 @@ class RunReport:
     warnings: Sequence[str] = field(
         default=(), metadata=_described("What was warned of, in order, each once.")
     )
+    timeline: Sequence[TimelinePoint] = field(
+        default=(),
+        metadata=_described("The course of the run, oldest first; at most 600 stretches of equal length."),
+    )
+    decisions: Sequence[DecisionMade] = field(
+        default=(),
+        metadata=_described("What the controller decided, oldest first: the first 100 and the last 100."),
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -97,6 +113,8 @@ def make_report(
     started_at: datetime,
     reason: str = "",
     warnings: Sequence[str] = (),
+    timeline: Sequence[TimelinePoint] = (),
+    decisions: Sequence[DecisionMade] = (),
 ) -> RunReport:
     """A report as of now, with what the process used. Credentials inside URLs are removed."""
     return RunReport(
@@ -119,6 +137,8 @@ def make_report(
         machine=machine(),
         versions=versions(),
         warnings=tuple(dict.fromkeys(warnings)),
+        timeline=tuple(timeline),
+        decisions=tuple(decisions),
     )
 
 
@@ -130,25 +150,6 @@ def done_status(config: RunConfig, totals: RunTotals, *, rejected_before: bool =
     if not totals.rows_rejected and not rejected_before:
         return "done", EXIT_DONE
     return "done_with_rejects", EXIT_DONE if config.failure.max_errors is not None else EXIT_DONE_WITH_REJECTS
-
-
-def write_report(report: RunReport, path: str) -> None:
-    """Write the JSON document to a local file, whole or not at all.
-
-    Raises:
-        StorageError: the folder does not exist or cannot be written.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(report.to_json())
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write the report {path}: {error.strerror or error}",
-            hint="give --report a path in a folder that exists",
-        ) from error
 
 
 def _iso(moment: datetime) -> str:
@@ -164,6 +165,8 @@ def _summary(report: RunReport) -> list[str]:
         "failed": "failed",
     }[report.status]
     where = {None: "", "-": " -> standard output"}.get(report.sink, f" -> {report.sink}")
+    if report.status == "stopped" and not report.exit_code:
+        return [f"nothing done: {report.reason}"]
     if report.status == "done" and metrics.rows_resumed and not metrics.rows_in:
         return [f"nothing left to do: {text.plural(metrics.rows_resumed, 'row')} were done before{where}"]
     took = f"{text.duration(metrics.elapsed_s)} ({text.number(metrics.rows_per_s)} rows/s)"

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyncbatch.observe.metrics import Metric
+from asyncbatch.observe.metric import Metric
 from asyncbatch.observe.report import SCHEMA_VERSION, RunReport
 
 _SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -14,11 +14,16 @@ _SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean", type
 
 def report_schema() -> dict[str, Any]:
     """The schema of `RunReport.to_dict()`."""
-    schema = _object(RunReport)
-    schema["properties"]["schema_version"]["const"] = SCHEMA_VERSION
+    return document_schema(RunReport, title="asyncbatch run report", version=SCHEMA_VERSION)
+
+
+def document_schema(cls: type[Any], *, title: str, version: int) -> dict[str, Any]:
+    """The schema of a dataclass written as JSON, which has a field `schema_version`."""
+    schema = _object(cls)
+    schema["properties"]["schema_version"]["const"] = version
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"asyncbatch run report, version {SCHEMA_VERSION}",
+        "title": f"{title}, version {version}",
         **schema,
     }
 
@@ -55,6 +60,10 @@ def _type(hint: Any) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _type(arguments[1])}
     if origin is Sequence:
         return {"type": "array", "items": _type(arguments[0])}
+    if origin is tuple:
+        return {"type": "array", "prefixItems": [_type(each) for each in arguments], "items": False}
     if origin is types.UnionType:
-        return {"type": [_SIMPLE[each] for each in arguments]}
+        if all(each in _SIMPLE for each in arguments):
+            return {"type": [_SIMPLE[each] for each in arguments]}
+        return {"anyOf": [_type(each) for each in arguments]}
     raise TypeError(f"no schema for {hint}")

@@ -8,7 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import TextIO
 
-_PLAIN = str.maketrans({"·": "|", "━": "#", "─": "-", "…": "...", "~": "~"})
+_PLAIN = str.maketrans(
+    {"·": "|", "━": "#", "─": "-", "…": "...", "~": "~"} | dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))
+)
 _CLEAR_LINE, _CLEAR_BELOW = "\r\x1b[2K", "\x1b[J"
 
 
@@ -22,7 +24,7 @@ class Terminal:
         self.redraws = _is_terminal(stream) and environ.get("TERM") != "dumb"
         """Whether `status` shows anything."""
         self.colours = self.redraws and not environ.get("NO_COLOR")
-        self._unicode = _encodes(stream, "·━─…")
+        self._unicode = _encodes(stream, "·━─…▁█")
 
     def width(self) -> int:
         """Columns now; a terminal may be resized at any time. 80 where unknown."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from asyncbatch.errors import ConfigError, OutputError
 from asyncbatch.model import InputFile
+from asyncbatch.observe.report_file import check_report_can_be_made
 from asyncbatch.sink import SinkLocation
+from asyncbatch.store.uri import parse_uri, scheme_of
 
 _GLOB = frozenset("*?[")
 
@@ -26,17 +29,19 @@ def check_apart(
 
     Raises:
         OutputError: the sink or its state is or holds an input file, or lies where the input is looked for.
-        ConfigError: `--report` names an input file or the sink, or lies in a folder that does not exist.
+        ConfigError: `--report` names an input file or the sink, or lies in a folder that does not exist,
+            or is an HTML page that cannot be made.
     """
-    inputs = {Path(file.path).resolve(): file.path for file in files if file.path}
+    inputs = {_absolute(file.path): file.path for file in files if file.path}
     if location is not None and location.kind != "stream":
         _check_sink(spec, inputs, location)
     if report is not None:
+        check_report_can_be_made(report)
         _check_report(inputs, location, report)
 
 
-def _check_sink(spec: str, inputs: dict[Path, str], location: SinkLocation) -> None:
-    written = [location.target.resolve(), location.state.resolve()]
+def _check_sink(spec: str, inputs: dict[PurePath, str], location: SinkLocation) -> None:
+    written = [_written(location, location.target), _written(location, location.state)]
     for path, name in inputs.items():
         if path == written[0]:
             raise OutputError(
@@ -54,17 +59,42 @@ def _check_sink(spec: str, inputs: dict[Path, str], location: SinkLocation) -> N
 
 def _is_looked_for(spec: str, location: SinkLocation) -> bool:
     """Whether the source, listed once more, would find what is written."""
-    folder = Path(spec)
-    target = location.target.resolve()
-    if folder.is_dir():
-        return folder.resolve() in target.parents
+    target = _written(location, location.target)
+    if not scheme_of(spec) and Path(spec).is_dir():
+        return _absolute(spec) in target.parents
+    folder = _named(spec)
     parts = folder.parts
     first = next((number for number, part in enumerate(parts) if _GLOB & set(part)), None)
     if first is None:
-        return False
-    root = Path(*parts[:first]).resolve()
+        return parse_uri(spec) is not None and folder in target.parents
+    root = type(folder)(*parts[:first])
+    if isinstance(root, Path):
+        root = root.resolve()
     written = target if location.kind == "file" else target / "part-0.parquet"
     return root in written.parents and _matches(written.relative_to(root).parts, parts[first:])
+
+
+def _named(spec: str) -> PurePath:
+    """A path, or what stands for a URI among paths: equal where it names the same, and nowhere else."""
+    uri = parse_uri(spec)
+    if uri is not None:
+        return PurePosixPath("/", uri.place, uri.key)
+    if scheme_of(spec) == "file":
+        return Path(unquote(urlsplit(spec).path))
+    return PurePosixPath("/", spec) if scheme_of(spec) else Path(spec)
+
+
+def _absolute(spec: str) -> PurePath:
+    """With links resolved."""
+    path = _named(spec)
+    return path.resolve() if isinstance(path, Path) else path
+
+
+def _written(location: SinkLocation, path: PurePath) -> PurePath:
+    """The target or the state of a sink, to be compared with inputs."""
+    if location.uri is not None:
+        return PurePosixPath("/", location.uri.place, path)
+    return Path(path).resolve()
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -75,12 +105,12 @@ def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
-def _check_report(inputs: dict[Path, str], location: SinkLocation | None, report: str) -> None:
+def _check_report(inputs: dict[PurePath, str], location: SinkLocation | None, report: str) -> None:
     path = Path(report).resolve()
     if path in inputs:
         raise ConfigError(f"--report {report} is an input file", hint="give the report another name")
     if location is not None and location.kind != "stream":
-        target = location.target.resolve()
+        target = _written(location, location.target)
         if path == target or (location.kind == "folder" and target in path.parents):
             raise ConfigError(
                 f"--report {report} lies in the output, which holds nothing but data",

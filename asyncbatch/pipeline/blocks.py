@@ -34,6 +34,8 @@ class Work:
     """Failures that count against these rows."""
     waits: int = 0
     """Refusals that do not: throttled, unavailable, not ready."""
+    logins: int = 0
+    """Refusals of the credentials or the clock, one after the other."""
     padded: bool = False
     """Sent together with known-good rows, whose answers are dropped."""
     failed_s: float = 0.0
@@ -45,6 +47,8 @@ class Work:
     refused: bool = False
     """These rows were refused before, not merely failed."""
     half_of: RefusedHalves | None = None
+    capped: bool = False
+    """The largest body made it smaller than wanted."""
 
     @property
     def rows(self) -> int:
@@ -97,12 +101,14 @@ class OpenBlock:
     def cut(self, *, wanted_rows: int, max_bytes: int, min_rows: int, chunk: int) -> Work:
         """Take the next chunk: equal cuts of what is unsent, within the byte cap, never leaving fewer than `min_rows`."""
         left = self.unsent_rows
-        rows = self.encoded.fit(self.unsent, equal_cut(left, max(wanted_rows, min_rows)), max_bytes)
+        equal = equal_cut(left, max(wanted_rows, min_rows))
+        rows = self.encoded.fit(self.unsent, equal, max_bytes)
+        capped = rows < equal
         if 0 < left - rows < min_rows:
             rows = left if left <= wanted_rows + min_rows else max(1, rows - min_rows)
         start = self.unsent
         self.unsent = start + rows
-        return Work(block=self, start=start, stop=start + rows, kind=Kind.FIRST, chunk=chunk)
+        return Work(block=self, start=start, stop=start + rows, kind=Kind.FIRST, chunk=chunk, capped=capped)
 
     def fits(self, work: Work, max_bytes: int) -> bool:
         """Whether the body of `work` has at most `max_bytes`."""

@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable
 
 from asyncbatch.config import RunConfig
-from asyncbatch.control import AdaptiveController, FixedController, GuestController
+from asyncbatch.control import AdaptiveController, FixedController, GuestController, LearnedPoint
+from asyncbatch.control.cutting import RowFootprint
 from asyncbatch.protocols import Controller
 from asyncbatch.units import IntRange
 
@@ -19,8 +20,27 @@ def concurrency_ceiling(config: RunConfig) -> int:
     return config.speed.concurrency.high if config.speed.concurrency is not None else MAX_CONCURRENCY
 
 
-def make_controller(config: RunConfig, *, clock: Callable[[], float], rng: random.Random) -> Controller:
-    """The controller for `config`, within the user's bounds; a fixed one where nothing is left to find."""
+def bytes_in_flight(block_memory: int, row: RowFootprint) -> int:
+    """Bytes that the bodies in flight may have together: what of the blocks' memory is there for what is sent.
+
+    Bodies are slices of open blocks, so memory holds whatever the controller wants; but what it wanted beyond that would
+    wait for blocks that are not admitted, and be taken for a setting that was tried.
+    """
+    return max(1, int(block_memory * row.sent / max(1.0, row.total)))
+
+
+def make_controller(
+    config: RunConfig,
+    *,
+    clock: Callable[[], float],
+    rng: random.Random,
+    start: LearnedPoint | None = None,
+) -> Controller:
+    """The controller for `config`, within the user's bounds; a fixed one where nothing is left to find.
+
+    Args:
+        start: what an earlier run learned of the endpoint; a guest measures anew.
+    """
     speed = config.speed
     rows = speed.chunk_rows or IntRange(1, MAX_CHUNK_ROWS)
     flight = speed.concurrency or IntRange(1, MAX_CONCURRENCY)
@@ -45,4 +65,5 @@ def make_controller(config: RunConfig, *, clock: Callable[[], float], rng: rando
         concurrency=flight,
         request_timeout_s=config.failure.request_timeout,
         target_latency_s=speed.target_latency,
+        start=start,
     )

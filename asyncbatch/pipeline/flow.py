@@ -13,14 +13,16 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncbatch.control.backoff import RetryBudget, full_jitter
+from asyncbatch.control.binding import Wait
 from asyncbatch.control.body_cap import BodyCap
 from asyncbatch.control.breaker import Breaker
 from asyncbatch.control.failures import Action
 from asyncbatch.control.recovery import LONE_TRIES, Attempts, Step, next_step
 from asyncbatch.errors import EndpointError, StoppedError
 from asyncbatch.model import ChunkTarget, Kind, Outcome, Sample
-from asyncbatch.observe.events import Event, Explained, RequestFailed
+from asyncbatch.observe.events import Event, Explained, RequestFailed, Warned
 from asyncbatch.observe.metrics import MetricsCollector
+from asyncbatch.pipeline.binding import WaitClock
 from asyncbatch.pipeline.blocks import OpenBlock, Work
 from asyncbatch.pipeline.gate import Gate, Signal
 from asyncbatch.pipeline.invoking import Answer, Invoker, Refusal
@@ -53,6 +55,7 @@ class Flow:
     """Sends every row of the blocks in `queue`; calls `finish` once a block has all its answers.
 
     `rejected(rows, code, message)` is called for each row given up, and may raise to end the run.
+    `input_waits` says why there is no further block.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Flow:
         finish: Callable[[OpenBlock], Awaitable[None]],
         clock: Callable[[], float],
         rng: random.Random,
+        input_waits: Callable[[], Wait] = lambda: Wait.INPUT,
     ) -> None:
         self._invoker = invoker
         self._controller = controller
@@ -79,6 +83,8 @@ class Flow:
         self._emit = emit
         self._rejected = rejected
         self._finish = finish
+        self._input_waits = input_waits
+        self.waits = WaitClock(now_s=clock())
         self._clock = clock
         self._rng = rng
         self._work = WorkQueue()
@@ -95,6 +101,10 @@ class Flow:
         self._open_blocks = 0
         self._unread_rows: int | None = None
         self.chunk_rows = 0
+        self.chunks = 0
+        """New chunks cut."""
+        self.capped = 0
+        """Of them, made smaller by the largest body."""
         self._workers = 0
         self._tasks: TaskGroup | None = None
         self._queue: MemoryObjectReceiveStream[OpenBlock] | None = None
@@ -147,7 +157,7 @@ class Flow:
                 self._answered(work, result)
             else:
                 self._refused(work, result)
-            self._after(result.sample)
+            self._after(result.sample, steers=result.steers)
 
     async def _next(self) -> Work | None:
         """The next piece of work, with a place in flight; None when there will be no more."""
@@ -159,21 +169,38 @@ class Flow:
                 return None
             if not self._work.has_work(now_s):
                 wait_s = self._until(self._work.next_due_s(), now_s)
-            elif (wait_s := self._gate.closed_for(now_s)) == 0.0:
+                self.waits.turn(self._starved_by(), now_s)
+            elif (wait_s := self._gate.closed_for(now_s)) != 0.0:
+                self.waits.turn(self._gate.waits, now_s)
+            else:
                 self._gate.in_flight += 1
                 work = None
                 try:
+                    if self._gate.has_rate:
+                        self.waits.turn(Wait.RATE, now_s)
                     await self._gate.pass_rate()
                     self._signal.wake()
                     work = self._take()
                     if work is not None:
+                        if self._gate.rows_at_once is not None:
+                            self.waits.turn(Wait.ROW_RATE, self._clock())
                         await self._gate.pass_row_rate(work.rows)
+                        if self._gate.in_flight >= self._controller.concurrency():
+                            self.waits.turn(self._gate.full, self._clock())
                         return work
                 finally:
                     if work is None:
                         self._gate.in_flight -= 1
                 continue
             await self._signal.wait(wait_s)
+
+    def _starved_by(self) -> Wait:
+        """Why there is nothing to send."""
+        if not self._input_ended:
+            return self._input_waits()
+        if self._work.next_due_s() is not None:
+            return Wait.RETRIES
+        return Wait.END if self._gate.in_flight else Wait.OUTPUT
 
     def _target(self) -> ChunkTarget:
         wanted = self._controller.next_chunk()
@@ -196,6 +223,8 @@ class Flow:
         if work.block is not None and work.rows < self._min_rows:
             work.padded = True
         if work.kind is Kind.FIRST:
+            self.chunks += 1
+            self.capped += work.capped
             self._retry_budget.note_first_try()
             if self._unread_rows is not None:
                 self._controller.note_remaining(self._unread_rows + self._work.unsent_rows())
@@ -250,9 +279,10 @@ class Flow:
                 )
             )
 
-    def _after(self, sample: Sample) -> None:
+    def _after(self, sample: Sample, *, steers: bool) -> None:
         """The controller learns, and whoever may send now is woken."""
-        self._controller.record(sample)
+        if steers:
+            self._controller.record(sample)
         self._add_workers()
         self._signal.wake(max(1, self._controller.concurrency() - self._gate.in_flight))
 
@@ -300,7 +330,8 @@ class Flow:
         now_s = refusal.sample.finished_s
         verdict = refusal.verdict
         work.refused = work.refused or verdict.outcome is Outcome.REJECTED
-        self._breaker.record(verdict.outcome, chunk=work.chunk, rows=work.rows, now_s=now_s)
+        if refusal.steers:
+            self._breaker.record(verdict.outcome, chunk=work.chunk, rows=work.rows, now_s=now_s)
         self._emit(
             RequestFailed(
                 summary=self._said(refusal),
@@ -309,13 +340,17 @@ class Flow:
                 attempt=work.tries + work.waits + 1,
             )
         )
+        if refusal.note is not None:
+            self._emit(Warned(message=refusal.note))
         if self._breaker.gave_up(now_s):
             raise StoppedError(
                 f"the endpoint has answered nothing for {self._breaker.outage_s(now_s):.0f} s:"
                 f" {self._invoker.said(refusal)}",
                 hint="the same command goes on from here; --max-outage sets how long to wait",
             )
-        if verdict.counts_against_chunk or verdict.action is Action.REFRESH_CREDENTIALS:
+        login = verdict.action is Action.REFRESH_CREDENTIALS
+        work.logins = work.logins + 1 if login else 0
+        if verdict.counts_against_chunk:
             work.tries += 1
         else:
             work.waits += 1
@@ -336,7 +371,7 @@ class Flow:
             verdict,
             rows=work.rows,
             bisecting=work.kind is Kind.BISECT,
-            attempts=Attempts(tries=work.tries, waits=work.waits),
+            attempts=Attempts(tries=work.tries, waits=work.waits, logins=work.logins),
             max_retries=1 if alone_in_vain else self._options.max_retries,
             lone_tries=1 if alone_in_vain else most_tries if stray else self._lone_tries,
         )

@@ -5,6 +5,7 @@ from collections import deque
 import anyio
 from aiolimiter import AsyncLimiter
 
+from asyncbatch.control.binding import Wait
 from asyncbatch.control.breaker import Breaker
 from asyncbatch.protocols import Controller
 
@@ -61,7 +62,10 @@ class Gate:
         self._rate = _limiter(rate, burst_s=_REQUEST_BURST_S)
         self._row_rate = _limiter(row_rate, burst_s=_ROW_BURST_S)
         self._at_rate = False
+        self._at_row_rate = 0
         self.in_flight = 0
+        self.waits = Wait.INPUT
+        """What the last request that could not go waits for."""
 
     @property
     def rows_at_once(self) -> int | None:
@@ -71,11 +75,26 @@ class Gate:
     def closed_for(self, now_s: float) -> float | None:
         """0.0: send now (a pacing token is taken); seconds to wait; None: wait for an invocation to finish."""
         if self._at_rate or self.in_flight >= self._controller.concurrency():
+            self.waits = self.full
             return None
         pause = self._breaker.pause(now_s=now_s, in_flight=self.in_flight)
         if pause is None or pause > 0:
+            self.waits = Wait.OUTAGE
             return pause
+        self.waits = Wait.PACED
         return self._controller.send_delay()
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether the user bounds the request rate."""
+        return self._rate is not None
+
+    @property
+    def full(self) -> Wait:
+        """Why no more than what is in flight may be."""
+        if self._at_rate:
+            return Wait.RATE
+        return Wait.ROW_RATE if self._at_row_rate else Wait.FULL
 
     async def pass_rate(self) -> None:
         """Wait for the user's request rate. One waits at a time, so that no token is drawn for work that is gone."""
@@ -89,4 +108,8 @@ class Gate:
     async def pass_row_rate(self, rows: int) -> None:
         """Wait for the user's row rate."""
         if self._row_rate is not None:
-            await self._row_rate.acquire(min(rows, self._row_rate.max_rate))
+            self._at_row_rate += 1
+            try:
+                await self._row_rate.acquire(min(rows, self._row_rate.max_rate))
+            finally:
+                self._at_row_rate -= 1

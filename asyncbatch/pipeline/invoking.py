@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 import anyio.to_thread
 
 from asyncbatch.control.failures import Action, Verdict, classify
 from asyncbatch.errors import InvocationError, ReplyError
-from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport, Values
+from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport, Values, WireTimes
 from asyncbatch.pipeline.blocks import Work
 from asyncbatch.pipeline.saying import said
 from asyncbatch.protocols import Decoder, Encoder, Endpoint, RefreshesCredentials, TakesTime
@@ -30,6 +30,11 @@ class Answer:
     columns: tuple[Values, ...]
     variant: str
     sample: Sample
+    received_s: float
+    """When the reply was complete; decoding follows."""
+    times: WireTimes | None = None
+    """Where the endpoint can tell."""
+    steers: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,13 @@ class Refusal:
     sample: Sample
     payload: Payload
     """What was sent: messages leave out what quotes it."""
+    note: str | None = None
+    """What people should know of how it was mended."""
+
+    @property
+    def steers(self) -> bool:
+        """Whether it says something about the endpoint: a login that ran out does not."""
+        return self.verdict.action is not Action.REFRESH_CREDENTIALS
 
 
 class Invoker:
@@ -81,6 +93,7 @@ class Invoker:
         started_s = self._clock()
         try:
             reply = await self._send(payload)
+            received_s = self._clock()
             columns = await self._decode(reply, rows)
         except InvocationError as error:
             failure = error.failure
@@ -92,15 +105,19 @@ class Invoker:
             sample = self._sample(work, payload, started_s, Outcome.SUCCESS)
             if rows != work.rows:
                 columns = tuple(values[: work.rows] for values in columns)
-            return Answer(columns=columns, variant=reply.variant, sample=sample)
+            return Answer(
+                columns=columns, variant=reply.variant, sample=sample, received_s=received_s, times=reply.times
+            )
         verdict = _unreadable() if failure.error_name == _UNREADABLE else classify(failure)
+        note = None
         if verdict.action is Action.REFRESH_CREDENTIALS and isinstance(self._endpoint, RefreshesCredentials):
-            await self._endpoint.refresh_credentials(failure)
+            note = await self._endpoint.refresh_credentials(failure)
         return Refusal(
             failure=failure,
             verdict=verdict,
             sample=self._sample(work, payload, started_s, verdict.outcome),
             payload=payload,
+            note=note,
         )
 
     def said(self, refusal: Refusal, *, whole: bool = True) -> str:

@@ -15,15 +15,16 @@ from asyncbatch.endpoint import make_endpoint
 from asyncbatch.errors import AsyncBatchError, ConfigError, StoppedError
 from asyncbatch.observe.events import Event, Explained, RunPlanned, Warned
 from asyncbatch.observe.metrics import MetricsCollector
-from asyncbatch.observe.report import RunReport, Status, done_status, make_report
+from asyncbatch.observe.report import DecisionMade, RunReport, Status, done_status, make_report
 from asyncbatch.pipeline.controllers import concurrency_ceiling
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.planning import Prepared, prepare
 from asyncbatch.pipeline.probing import Watch
 from asyncbatch.pipeline.resuming import total_blocks
 from asyncbatch.pipeline.running import RunTools
+from asyncbatch.pipeline.shards import own_share, shard_of
 from asyncbatch.pipeline.signals import stop_on_signals
-from asyncbatch.protocols import Advises, Endpoint, RunHook, Source
+from asyncbatch.protocols import Advises, Controller, Decides, Endpoint, Explains, RunHook, Source
 from asyncbatch.sink import Plan
 from asyncbatch.source import open_source
 
@@ -42,7 +43,8 @@ class Job:
         hooks: Sequence[RunHook] = (),
         session: object = None,
     ) -> None:
-        self.config = config
+        self.config = own_share(config)
+        self._given = config
         self.source_spec = source if isinstance(source, str) else f"<{type(source).__name__}>"
         self.sink_spec = sink
         self.job_id = ""
@@ -56,6 +58,7 @@ class Job:
         self._raw_source = source
         self._hooks = tuple(hooks)
         self._session = session
+        self._controller: Controller | None = None
         self.tools = RunTools(
             clock=time.monotonic,
             rng=random.Random(),
@@ -93,6 +96,9 @@ class Job:
         if isinstance(endpoint, Advises):
             for advice in endpoint.advice:
                 self.emit(Warned(message=advice))
+        if isinstance(endpoint, Decides):
+            for message in endpoint.decided:
+                self.emit(Explained(message=message))
         return source, endpoint
 
     async def prepare(
@@ -121,6 +127,7 @@ class Job:
             record=record,
             watch=watch,
             head=head,
+            warn=lambda message: self.emit(Warned(message=message)),
         )
 
     def stop(self, reason: str) -> None:
@@ -159,7 +166,22 @@ class Job:
             )
         return results[0]
 
-    def announce(self, prepared: Prepared, *, rows: int | None, resumed: int) -> None:
+    def announce(
+        self,
+        prepared: Prepared,
+        *,
+        rows: int | None,
+        resumed: int,
+        shared: str = "",
+        shard_blocks: int | None = None,
+    ) -> None:
+        """Tell what is going to be done.
+
+        Args:
+            shared: why others may be using the endpoint; said unless the run is a guest already.
+            shard_blocks: of the shard, where the job is done by several processes.
+        """
+        self._controller = prepared.controller
         self.tools.metrics.planned(rows_total=rows, rows_resumed=resumed)
         self.emit(
             RunPlanned(
@@ -168,9 +190,13 @@ class Job:
                 rows=rows,
                 resumed_rows=resumed,
                 files=len(prepared.source.files),
-                blocks=total_blocks(prepared.source, prepared.block_rows, self.config.input.limit),
+                blocks=shard_blocks
+                if shard_blocks is not None
+                else total_blocks(prepared.source, prepared.block_rows, self.config.input.limit),
                 block_rows=prepared.block_rows,
                 columns_sent=prepared.selection.send,
+                shard=str(shard_of(self.config) or ""),
+                shared="" if self.config.speed.background else shared,
             )
         )
 
@@ -179,7 +205,7 @@ class Job:
 
     def report(self, status: Status, exit_code: int, *, reason: str = "") -> RunReport:
         return make_report(
-            config=self.config,
+            config=self._given,
             totals=self.tools.metrics.totals(),
             status=status,
             exit_code=exit_code,
@@ -190,7 +216,20 @@ class Job:
             sink=self.sink_spec,
             started_at=self.started_at,
             warnings=self.warnings,
+            timeline=self.tools.metrics.timeline(),
+            decisions=self._decisions(),
         )
+
+    def _decisions(self) -> list[DecisionMade]:
+        """What the controller decided so far."""
+        controller: object = self._controller
+        if not isinstance(controller, Explains):
+            return []
+        since = self.tools.metrics.since_start
+        return [
+            DecisionMade(at_s=round(since(each.time_s), 3), what=each.what, why=each.why)
+            for each in controller.explain()
+        ]
 
     def done(self, *, rejected_before: bool = False) -> RunReport:
         """The report of a run that reached its end; `rejected_before`: parts of earlier runs hold rejects."""

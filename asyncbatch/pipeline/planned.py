@@ -1,11 +1,11 @@
 """The input as it was when the job was planned: files that appeared since wait for the next job."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from asyncbatch.model import InputFile, SourceBlock
-from asyncbatch.protocols import Source
+from asyncbatch.protocols import FindsBlocks, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,8 +21,26 @@ def as_planned(source: Source, planned: Sequence[InputFile]) -> Source:
     return source if files == tuple(source.files) else _PlannedSource(source, files)
 
 
+def with_rows(source: Source, rows: Mapping[int, int]) -> Source:
+    """`source` with the rows of its files known, by file number."""
+    files = tuple(replace(file, rows=rows[file.number]) for file in source.files)
+    return source if files == tuple(source.files) else _PlannedSource(source, files)
+
+
+def block_ends(
+    source: Source, file: InputFile, *, block_rows: int, max_rows: int | None
+) -> Iterator[tuple[int, int | None]]:
+    """See `FindsBlocks`; by reading a column where the source cannot do better."""
+    if isinstance(source, FindsBlocks):
+        yield from source.block_ends(file, block_rows=block_rows, max_rows=max_rows)
+        return
+    columns = source.schema.names[:1]
+    for each in source.blocks(file, columns=columns, block_rows=block_rows, max_rows=max_rows):
+        yield each.block.stop, each.end_offset
+
+
 class _PlannedSource:
-    """See `as_planned`."""
+    """See `as_planned` and `with_rows`."""
 
     def __init__(self, source: Source, files: tuple[InputFile, ...]) -> None:
         self._source = source
@@ -54,6 +72,11 @@ class _PlannedSource:
         max_rows: int | None = None,
     ) -> Iterator[SourceBlock]:
         return self._source.blocks(file, columns=columns, block_rows=block_rows, done=done, max_rows=max_rows)
+
+    def block_ends(
+        self, file: InputFile, *, block_rows: int, max_rows: int | None = None
+    ) -> Iterator[tuple[int, int | None]]:
+        return block_ends(self._source, file, block_rows=block_rows, max_rows=max_rows)
 
     def sample(self, *, columns: Sequence[str], rows: int) -> "pa.Table":
         return self._source.sample(columns=columns, rows=rows)

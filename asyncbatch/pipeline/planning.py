@@ -25,6 +25,7 @@ from asyncbatch.pipeline.assembling import OutputShape, output_shape
 from asyncbatch.pipeline.controllers import make_controller
 from asyncbatch.pipeline.probing import LEAST_ROWS, PROBE_SIZES, SAMPLE_ROWS, Prober, ProbeResult, Watch
 from asyncbatch.pipeline.sent import describe_sent, refused_by
+from asyncbatch.pipeline.tuning import Recalled, Tuning, tuning_for
 from asyncbatch.protocols import Controller, Decoder, Encoder, Endpoint, Source
 from asyncbatch.sink.plan import Plan
 from asyncbatch.source import Selection, select_columns
@@ -60,6 +61,10 @@ class Prepared:
     probes: ProbeResult
     advice: tuple[Advice, ...] = ()
     """What to look at although the endpoint answered."""
+    tuning: Tuning | None = None
+    """Where what the run learns is kept."""
+    recalled: Recalled | None = None
+    """What an earlier run has learned, and the controller starts with."""
 
     def as_plan(self, config: RunConfig, source_spec: str) -> Plan:
         """What goes into the state folder."""
@@ -90,6 +95,12 @@ class Prepared:
             lines.append(
                 f"requests of fewer than {self.min_rows} rows are padded: the endpoint refused one row alone"
             )
+        if self.recalled is not None:
+            point = self.recalled.point
+            lines.append(
+                f"an earlier run ({self.recalled.saved_at[:10]}) ended with {point.chunk_rows:,} rows x"
+                f" {point.concurrency} in flight: this one starts there; --no-tuning starts anew"
+            )
         return lines
 
 
@@ -104,11 +115,12 @@ async def prepare(
     record: Callable[[Sample], None],
     watch: Watch | None = None,
     head: int = 0,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Prepared:
     """Probe the endpoint with a sample of the source and settle the rest; `planned` fixes what an earlier run settled.
 
     `watch` is told of every request of the probes, those that end in an error included; one of them holds the first
-    `head` rows of the input.
+    `head` rows of the input. `warn` is told what people should know.
 
     Raises:
         InputError: the columns asked for do not exist.
@@ -146,6 +158,7 @@ async def prepare(
         record=record,
         watch=watch,
         names=selection.send,
+        warn=warn,
     )
     sizes = _RESUME_SIZES if planned is not None else PROBE_SIZES
     probes = await _probe(prober, config, endpoint, encoder, sent, sizes, head)
@@ -168,6 +181,8 @@ async def prepare(
         on_error=config.failure.on_error,
     )
     row = _footprint(sample, selection, probes)
+    tuning = tuning_for(config, endpoint, content_type=encoder.content_type, send=selection.send, warn=warn)
+    recalled = await anyio.to_thread.run_sync(tuning.recall) if tuning is not None else None
     return Prepared(
         source=source,
         endpoint=endpoint,
@@ -176,7 +191,9 @@ async def prepare(
         decoder=decoder,
         layout=layout,
         shape=shape,
-        controller=make_controller(config, clock=clock, rng=rng),
+        controller=make_controller(
+            config, clock=clock, rng=rng, start=recalled.point if recalled is not None else None
+        ),
         block_rows=_block_rows(config, planned, probes, row),
         row=row,
         min_rows=max(probes.min_rows, planned.min_rows if planned is not None else 1),
@@ -184,6 +201,8 @@ async def prepare(
         good_rows=sent.slice(probes.answers[0].start, probes.answers[0].rows) if probes.answers else None,
         probes=probes,
         advice=column_advice(facts),
+        tuning=tuning,
+        recalled=recalled,
     )
 
 

@@ -17,7 +17,7 @@ from asyncbatch.control.failures import Action, classify
 from asyncbatch.errors import EndpointError, InvocationError, StoppedError
 from asyncbatch.model import BytesPayload, Failure, Kind, Outcome, Payload, Reply, Sample, Transport
 from asyncbatch.pipeline.saying import said
-from asyncbatch.protocols import EncodedBlock, Endpoint
+from asyncbatch.protocols import EncodedBlock, Endpoint, RefreshesCredentials
 
 SAMPLE_ROWS = 310
 _SIZES = (1, 2, 7)
@@ -30,6 +30,7 @@ _LARGEST_REPLY_BYTES = 2**20
 """Nor should its reply be larger: it is read in several ways at once."""
 _CONNECT_TRIES = 3
 _PLAIN_TRIES = 2
+_LOGIN_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +134,9 @@ class Prober:
         record: Callable[[Sample], None],
         watch: Watch | None = None,
         names: Collection[str] = (),
+        warn: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """`names`: the columns sent, which messages may hold."""
+        """`names`: the columns sent, which messages may hold; `warn` is told what people should know."""
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._max_outage_s = max_outage_s
@@ -143,6 +145,7 @@ class Prober:
         self._record = record
         self._watch = watch
         self._names = names
+        self._warn = warn
 
     async def probe(
         self, sample: EncodedBlock, *, max_bytes: int, sizes: Sequence[int] = PROBE_SIZES, head: int = 0
@@ -201,6 +204,11 @@ class Prober:
                 )
             verdict = classify(failure)
             self._sample(rows, payload, started_s, verdict.outcome)
+            renews = verdict.action is Action.REFRESH_CREDENTIALS
+            if renews and attempt <= _LOGIN_TRIES and isinstance(self._endpoint, RefreshesCredentials):
+                if (note := await self._endpoint.refresh_credentials(failure)) is not None:
+                    self._warn(note)
+                continue
             if verdict.action is Action.FATAL:
                 raise EndpointError(
                     f"{self._endpoint.name} refuses: {said(failure, payload, self._names)}",

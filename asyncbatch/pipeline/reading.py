@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectSendStream
 
+from asyncbatch.control.binding import Wait
 from asyncbatch.control.budget import ByteBudget
 from asyncbatch.control.cutting import RowFootprint
 from asyncbatch.errors import InputError, SourceError
@@ -126,6 +127,8 @@ class Reader:
         self._may_admit = may_admit
         self._room = anyio.Event()
         self._stopping = False
+        self.waits: Wait = Wait.INPUT
+        """Why the next block is not there: it is read, there is no memory, or whoever takes the tables is slow."""
         self.blocks_read = 0
         self.reached_end = False
         self.failure: SourceError | None = None
@@ -173,7 +176,9 @@ class Reader:
         while not self._stopping:
             welcome = self._may_admit is None or self._may_admit(self.blocks_read)
             if welcome and self._budget.admit(self.blocks_read, needed_bytes):
+                self.waits = Wait.INPUT
                 return True
+            self.waits = Wait.MEMORY if welcome else Wait.CONSUMER
             self._room = anyio.Event()
             await self._room.wait()
         return False

@@ -1,19 +1,45 @@
 """What a command is compared with before it goes on with a job, and how much there is to do."""
 
+from dataclasses import replace
+
 from asyncbatch.config import RunConfig
 from asyncbatch.errors import OutputError
-from asyncbatch.option import flag
+from asyncbatch.pipeline.accepting import Accepted, check_names, refused, values_of
 from asyncbatch.protocols import Endpoint, Source
 from asyncbatch.sink import Plan, plan_differences
+from asyncbatch.sink.history import History
 
 
-def check_resumable(planned: Plan, config: RunConfig, source: Source, endpoint: Endpoint, sink: str) -> None:
-    """Raises OutputError if the command differs from the plan in what a part holds."""
+def check_resumable(
+    planned: Plan,
+    config: RunConfig,
+    source: Source,
+    endpoint: Endpoint,
+    sink: str,
+    *,
+    history: History | None = None,
+) -> Accepted:
+    """Compare the command with the plan, and with what was accepted to differ from it since.
+
+    Returns:
+        The differences that `--accept-changes` accepts now, each with its new value.
+
+    Raises:
+        OutputError: it differs in what a part holds, and that is not accepted.
+    """
+    accepted = config.failure.accept_changes
+    check_names(accepted)
+    history = history or History()
     if not source.resumable:
         raise OutputError(
             f"{sink} was begun before, and an in-memory input cannot be told to be the same",
             hint="choose another output, or --overwrite to start anew",
         )
+    before = replace(
+        planned,
+        options=history.now("options.", planned.options),
+        endpoint=history.now("endpoint.", planned.endpoint),
+    )
     now = Plan(
         files=tuple(source.files),
         block_rows=planned.block_rows,
@@ -24,14 +50,10 @@ def check_resumable(planned: Plan, config: RunConfig, source: Source, endpoint: 
         source=planned.source,
         min_rows=planned.min_rows,
     )
-    differences = plan_differences(planned, now)
-    if differences:
-        listed = "; ".join(str(difference) for difference in differences[:5])
-        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise OutputError(
-            f"{sink} belongs to a job that differs from this command: {listed}{more}",
-            hint=f"give the same command to go on, choose another output, or {flag('overwrite')} to start anew",
-        )
+    differences = plan_differences(before, now)
+    if (error := refused(differences, accepted, sink)) is not None:
+        raise error
+    return values_of(differences, now.options, now.endpoint)
 
 
 def total_rows(source: Source, limit: int | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -10,15 +11,18 @@ import anyio.to_thread
 from asyncbatch.config import PARTS, RunConfig
 from asyncbatch.errors import AsyncBatchError, OutputError
 from asyncbatch.observe.events import RunFinished
-from asyncbatch.observe.report import RunReport, write_report
+from asyncbatch.observe.report import RunReport
+from asyncbatch.observe.report_file import write_report
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.resuming import check_resumable
 from asyncbatch.pipeline.running import Run
+from asyncbatch.pipeline.watching import ModelWatch
 from asyncbatch.protocols import RunHook
 from asyncbatch.sink import Plan
 from asyncbatch.sink.existing import open_existing
+from asyncbatch.sink.history import load_history
 from asyncbatch.sink.lease import HEARTBEAT_S
 from asyncbatch.sink.retrying import Retry, open_retry
 
@@ -52,7 +56,13 @@ def make_retry_job(
         OutputError: nothing was planned there.
         ConfigError: an unknown option or a bad value.
     """
-    plan = open_existing(spec).plan
+    existing = open_existing(spec)
+    history = load_history(existing.state)
+    plan = replace(
+        existing.plan,
+        options=history.now("options.", existing.plan.options),
+        endpoint=history.now("endpoint.", existing.plan.endpoint),
+    )
     if plan.source.startswith("<"):
         raise OutputError(
             f"the input of {spec} was in memory and cannot be read again",
@@ -93,15 +103,18 @@ async def _retry(job: Job, spec: str) -> RunReport:
             job.tools.metrics.planned(rows_total=total, rows_resumed=total)
             return job.done()
         source, endpoint = await job.open(stack)
-        check_resumable(retry.plan, job.config, source, endpoint, spec)
+        history = await anyio.to_thread.run_sync(load_history, retry.state)
+        check_resumable(retry.plan, job.config, source, endpoint, spec, history=history)
         source = as_planned(source, retry.plan.files)
+        watch = ModelWatch(endpoint, emit=job.emit, allowed="model" in job.config.failure.allow_change)
         await anyio.to_thread.run_sync(retry.begin)
         left = await anyio.to_thread.run_sync(retry.rows_left)
         done = await anyio.to_thread.run_sync(retry.done_by_file)
         kept = sum(stop - start for ranges in done.values() for start, stop, _ in ranges)
         if left:
-            prepared = await job.prepare(source, endpoint, retry.plan)
-            job.announce(prepared, rows=kept + left, resumed=kept)
+            prepared = await watch.beside(job.prepare(source, endpoint, retry.plan))
+            await watch.keep(retry.state)
+            job.announce(prepared, rows=kept + left, resumed=kept, shared=watch.shared)
             sink = retry.sink
             run = Run(
                 config=job.config,
@@ -117,7 +130,9 @@ async def _retry(job: Job, spec: str) -> RunReport:
             with flattened():
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_keep_lease, retry)
+                    tasks.start_soon(watch.run)
                     await run.run()
+                    await watch.look_again()
                     tasks.cancel_scope.cancel()
         else:
             job.tools.metrics.planned(rows_total=kept, rows_resumed=kept)

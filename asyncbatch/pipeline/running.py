@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 
 from asyncbatch.config import RunConfig
+from asyncbatch.control.binding import Wait
 from asyncbatch.control.breaker import Breaker
 from asyncbatch.control.budget import ByteBudget
 from asyncbatch.errors import StoppedError, TooManyRejectsError
@@ -16,13 +17,16 @@ from asyncbatch.model import InputFile
 from asyncbatch.observe.events import Event, Explained, PartCommitted, Progressed, RowsRejected, Stopping
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.pipeline.assembling import assemble
+from asyncbatch.pipeline.binding import BindingWatch, Look
 from asyncbatch.pipeline.blocks import OpenBlock
+from asyncbatch.pipeline.controllers import bytes_in_flight
 from asyncbatch.pipeline.flow import Flow, FlowOptions
 from asyncbatch.pipeline.gate import Gate
 from asyncbatch.pipeline.invoking import Invoker
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.reading import DoneRange, Reader, ReadPlan
-from asyncbatch.protocols import Explains, Sink
+from asyncbatch.pipeline.tuning import remember
+from asyncbatch.protocols import BoundByMemory, Explains, Sink
 
 _QUEUE_BLOCKS = 2
 _WRITERS = 2
@@ -112,7 +116,13 @@ class Run:
             finish=self._finish,
             clock=tools.clock,
             rng=tools.rng,
+            input_waits=self._input_waits,
         )
+        most_bytes = bytes_in_flight(speed.block_memory, prepared.row)
+        if isinstance(controller, BoundByMemory):
+            controller.note_bytes_in_flight(most_bytes)
+        self._binding = BindingWatch(config=config, controller=controller, most_bytes=most_bytes)
+        self._writing = 0
         self._flow.note_unread_rows(rows_left)
         sizes = [file.size_bytes for file in prepared.source.files]
         self._bytes_before = dict(
@@ -179,6 +189,8 @@ class Run:
             send.close()
             receive.close()
             self._tools.emit(self._progress())
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(remember, self._prepared.tuning, self._controller)
         if self._reader.failure is not None:
             raise self._reader.failure
         if self._stop_reason is not None and not (self._reader.reached_end and self._flow.open_blocks == 0):
@@ -189,8 +201,12 @@ class Run:
     # -- the last stage --------------------------------------------------------------------------------------------
 
     async def _finish(self, block: OpenBlock) -> None:
-        with anyio.CancelScope(shield=True):  # a commit is not interrupted half-way
-            await anyio.to_thread.run_sync(self._write, block, limiter=self._writers)
+        self._writing += 1
+        try:
+            with anyio.CancelScope(shield=True):  # a commit is not interrupted half-way
+                await anyio.to_thread.run_sync(self._write, block, limiter=self._writers)
+        finally:
+            self._writing -= 1
         rejected = len(block.rejects)
         rows_out = block.block.rows - (rejected if self._prepared.shape.drops else 0)
         self._finished_rows += block.block.rows
@@ -242,9 +258,33 @@ class Run:
 
     async def _tick(self) -> None:
         while True:
+            self._look()
             self._tools.emit(self._progress())
             self._explain()
             await anyio.sleep(_TICK_S)
+
+    def _input_waits(self) -> Wait:
+        """Why the flow has no further block."""
+        waits = self._reader.waits
+        return Wait.OUTPUT if waits is Wait.MEMORY and self._writing else waits
+
+    def _look(self) -> None:
+        """Find out what binds."""
+        now_s = self._tools.clock()
+        flow = self._flow
+        found = self._binding.look(
+            Look(
+                now_s=now_s,
+                waits=flow.waits.take(now_s),
+                counts=self._tools.metrics.counts(),
+                chunks=flow.chunks,
+                capped=flow.capped,
+                in_flight=flow.in_flight,
+                chunk_rows=flow.chunk_rows,
+            )
+        )
+        if found is not None:
+            self._tools.emit(Explained(message=found))
 
     def _explain(self) -> None:
         """Pass on what the controller decided since the last time."""
@@ -261,6 +301,7 @@ class Run:
                 limit=self._controller.concurrency(),
                 chunk_rows=self._flow.chunk_rows,
                 blocks_open=self._flow.open_blocks,
+                bound=self._binding.bound,
             )
         )
 

@@ -2,24 +2,41 @@
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
 
-from asyncbatch.errors import AsyncBatchError, OutputError, StoppedError
-from asyncbatch.observe.events import RunFinished
-from asyncbatch.observe.report import RunReport, write_report
+from asyncbatch.errors import AsyncBatchError, OutputError, StoppedError, StorageError
+from asyncbatch.observe.events import RunFinished, ShardDone
+from asyncbatch.observe.report import RunReport
+from asyncbatch.observe.report_file import write_report
+from asyncbatch.pipeline.accepting import Accepted, check_same_table
 from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job
+from asyncbatch.pipeline.leasing import holding, taken_over, when_free
 from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.resuming import check_resumable, total_rows
 from asyncbatch.pipeline.running import Run
+from asyncbatch.pipeline.shards import (
+    refuse_processes,
+    require_shared_source,
+    rows_missing,
+    shard_of,
+    shard_work,
+)
 from asyncbatch.pipeline.to_stream import to_stream
+from asyncbatch.pipeline.watching import ModelWatch
 from asyncbatch.sink import Output, locate, open_sink
-from asyncbatch.sink.lease import HEARTBEAT_S
+from asyncbatch.sink.history import load_history, note_accepted
+from asyncbatch.sink.lease import lease_name
+from asyncbatch.sink.manifest import Manifest
 from asyncbatch.sink.stream import ReaderGoneError
+
+_FINISH_LOOK_S = 0.2
+"""How often a shard looks whether the one that finishes the output has done so."""
 
 
 async def run_to_sink(job: Job, sink: str) -> RunReport:
@@ -29,9 +46,15 @@ async def run_to_sink(job: Job, sink: str) -> RunReport:
         AsyncBatchError: what ended it; parts committed so far stay, and the same command goes on from there.
     """
     try:
+        refuse_processes(job.config)
         location = locate(sink, format=job.config.output.format)
+        shard = lease_name(job.config.speed.shard)
         report = await job.attended(
-            lambda: to_stream(job) if location.kind == "stream" else _to_output(job, sink)
+            lambda: (
+                to_stream(job)
+                if location.kind == "stream"
+                else when_free(job, sink, shard, lambda: _to_output(job, sink))
+            )
         )
     except ReaderGoneError:
         _tell(job, job.done())
@@ -57,31 +80,45 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         location = locate(sink, format=config.output.format)
         check_apart(job.source_spec, source.files, location, config.output.report)
         job.report_path = config.output.report
+        require_shared_source(source, config)
         output = await anyio.to_thread.run_sync(
             lambda: open_sink(
                 sink,
                 format=config.output.format,
                 overwrite=config.failure.overwrite,
                 file_size=config.output.file_size,
+                shard=lease_name(config.speed.shard),
             )
         )
         stack.push_async_callback(_in_thread, output.close)
+        await stack.enter_async_context(holding(output, job.stop))
         planned = output.plan
+        accepted: Accepted = []
         if planned is not None:
             job.job_id = planned.job_id
-            check_resumable(planned, config, source, endpoint, sink)
+            history = await anyio.to_thread.run_sync(load_history, output.state)
+            accepted = check_resumable(planned, config, source, endpoint, sink, history=history)
             source = as_planned(source, planned.files)
             if output.finished:
                 rows = await anyio.to_thread.run_sync(output.finished_rows)
                 job.tools.metrics.planned(rows_total=rows, rows_resumed=rows)
                 return job.done()
-        prepared = await job.prepare(source, endpoint, planned)
+        watch = ModelWatch(endpoint, emit=job.emit, allowed="model" in config.failure.allow_change)
+        prepared = await watch.beside(job.prepare(source, endpoint, planned))
         plan = prepared.as_plan(config, job.source_spec)
         if planned is None:
             expected_bytes = _expected_bytes(prepared, config.input.limit)
-            plan = await anyio.to_thread.run_sync(lambda: output.start(plan, expected_bytes=expected_bytes))
+            mine = plan
+            plan = await anyio.to_thread.run_sync(lambda: output.start(mine, expected_bytes=expected_bytes))
+            if plan.job_id != mine.job_id:  # another shard was faster, and has measured other block rows perhaps
+                check_resumable(plan, config, source, endpoint, sink)
+                source = as_planned(source, plan.files)
+                prepared = await job.prepare(source, endpoint, plan)
+        elif accepted:
+            check_same_table(planned, prepared, config.failure.accept_changes)
+            await anyio.to_thread.run_sync(note_accepted, output.state, accepted)
         job.job_id = plan.job_id
-        return await _run_to_output(job, prepared, output)
+        return await _run_to_output(job, prepared, output, watch)
 
 
 def _expected_bytes(prepared: Prepared, limit: int | None) -> int:
@@ -90,12 +127,30 @@ def _expected_bytes(prepared: Prepared, limit: int | None) -> int:
     return int(rows * (8 + prepared.row.kept / 4))
 
 
-async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunReport:
+async def _run_to_output(job: Job, prepared: Prepared, output: Output, watch: ModelWatch) -> RunReport:
     sink = output.sink
-    done = await anyio.to_thread.run_sync(sink.done_by_file)
-    resumed = sum(stop - start for ranges in done.values() for start, stop, _ in ranges)
-    total = total_rows(prepared.source, job.config.input.limit)
-    job.announce(prepared, rows=total, resumed=resumed)
+    shard = shard_of(job.config)
+    blocks: int | None = None
+    if shard is None:
+        done = await anyio.to_thread.run_sync(sink.done_by_file)
+        resumed = sum(stop - start for ranges in done.values() for start, stop, _ in ranges)
+        total = total_rows(prepared.source, job.config.input.limit)
+    else:
+        work = await anyio.to_thread.run_sync(
+            lambda: shard_work(
+                prepared.source,
+                sink,
+                shard,
+                block_rows=prepared.block_rows,
+                limit=job.config.input.limit,
+            )
+        )
+        done, resumed, total, blocks = work.done, work.rows_done, work.rows, work.blocks
+        if await anyio.to_thread.run_sync(output.finished_by_others):
+            job.tools.metrics.planned(rows_total=total, rows_resumed=total)
+            return job.done()
+        prepared = replace(prepared, source=work.source)
+    job.announce(prepared, rows=total, resumed=resumed, shared=watch.shared, shard_blocks=blocks)
     run = Run(
         config=job.config,
         prepared=prepared,
@@ -110,23 +165,32 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output) -> RunRep
     try:
         with flattened():
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_keep_lease, output)
+                if total is None or total > resumed:  # rows will be sent
+                    await watch.keep(output.state)
+                    tasks.start_soon(watch.run)
                 await run.run()
+                await watch.look_again()
                 tasks.cancel_scope.cancel()
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             # A stop may have come too late to leave anything undone.
             stopped = isinstance(error, StoppedError)
-            if not stopped or await anyio.to_thread.run_sync(lambda: bool(output.missing())):
+            if not stopped or watch.changed or await anyio.to_thread.run_sync(lambda: bool(output.missing())):
+                # Whoever takes this process for dead removes its unfinished files.
+                if isinstance(error, StorageError) and not await anyio.to_thread.run_sync(output.heartbeat):
+                    error = StoppedError(taken_over(output), hint="the same command goes on when that has ended")
                 report = job.ended_by(error)
                 try:
                     await anyio.to_thread.run_sync(output.write_report, report.to_dict())
                 except AsyncBatchError:
                     pass  # a full disk has ended the run already, and says so itself
-                raise
-    manifest = await anyio.to_thread.run_sync(output.finish, job.done().to_dict())
+                raise error
+    manifest = await _finish(job, output)
     if manifest is None:
         missing = await anyio.to_thread.run_sync(output.missing)
+        if shard is not None:
+            job.emit(ShardDone(shard=str(shard), missing_rows=rows_missing(missing)))
+            return job.done()
         raise OutputError(
             f"{len(missing)} ranges of {output.location.spec} are missing at the end of the run",
             hint="the same command writes them",
@@ -141,7 +205,22 @@ async def _in_thread(function: Callable[[], object]) -> None:
         await anyio.to_thread.run_sync(function)
 
 
-async def _keep_lease(output: Output) -> None:
-    while True:
-        await anyio.sleep(HEARTBEAT_S)
-        await anyio.to_thread.run_sync(output.heartbeat)
+async def _finish(job: Job, output: Output) -> Manifest | None:
+    """The manifest, written by this process or by another shard meanwhile; None while rows are missing."""
+    reasons: list[str] = []
+    with anyio.CancelScope() as waiting:
+
+        def stop(reason: str) -> None:
+            reasons.append(reason)
+            waiting.cancel()
+
+        while await anyio.to_thread.run_sync(lambda: not output.missing() or output.finished_by_others()):
+            if await anyio.to_thread.run_sync(output.may_finish):
+                with anyio.CancelScope(shield=True):
+                    return await anyio.to_thread.run_sync(output.finish, job.done().to_dict())
+            job.on_stop = stop
+            await anyio.sleep(_FINISH_LOOK_S)
+        return None
+    raise StoppedError(
+        f"stopped while another process finishes the output: {reasons[0]}", hint="the same command looks again"
+    )

@@ -16,6 +16,7 @@ from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.resuming import total_rows
 from asyncbatch.pipeline.running import Run
+from asyncbatch.pipeline.shards import refuse_shards
 from asyncbatch.sink import StreamSink, TextWriter, locate
 
 _STREAM_BLOCKS = 16
@@ -60,6 +61,7 @@ async def run_ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
 
 
 async def _ordered(job: Job, start: Callable[[Prepared], Taker]) -> None:
+    refuse_shards(job.config, "one process gives all rows in order", hint="write into a folder or a file")
     async with AsyncExitStack() as stack:
         source, endpoint = await job.open(stack)
         check_apart(job.source_spec, source.files, None, job.config.output.report)

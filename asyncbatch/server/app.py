@@ -2,7 +2,8 @@
 router.
 
 `POST /endpoints/{name}/invocations` is SageMaker Runtime, `GET /ping` and `POST /invocations` are the
-container contract, `GET /stats` is our own. Nothing of a request's content is logged.
+container contract, `GET /stats` is our own, and `POST /` with an `X-Amz-Target` is the control plane. Nothing of a
+request's content is logged.
 """
 
 import asyncio
@@ -14,8 +15,9 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -34,9 +36,9 @@ from asyncbatch.server.answers import (
     service_answer,
 )
 from asyncbatch.server.config import ServeConfig
+from asyncbatch.server.control_plane import ControlPlane, Deployed, control_error, signed_for
 from asyncbatch.server.dialects import Dialect
 from asyncbatch.server.flaws import Flaw, flawed_body
-from asyncbatch.server.models import Model
 from asyncbatch.server.sigv4 import SignatureVerifier, SignedRequest
 from asyncbatch.server.simulated import HANG_S, SimulatedEndpoint
 from asyncbatch.server.work import Request, Work, open_work
@@ -53,14 +55,18 @@ TRICKLES = 600
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 _VARIANT = "x-Amzn-Invoked-Production-Variant"
+_CONTROL_PATH = "/"
 
 
 class EndpointApp:
     """Answers requests to one model. Of one event loop."""
 
-    def __init__(self, config: ServeConfig, *, model: Model, dialect: Dialect, executor: Executor) -> None:
+    def __init__(
+        self, config: ServeConfig, *, deployed: Sequence[Deployed], dialect: Dialect, executor: Executor
+    ) -> None:
+        """`deployed`: the models by endpoint configuration, the one in service first."""
         self._config = config
-        self._model = model
+        self._control = ControlPlane(config, deployed)
         self._dialect = dialect
         self._executor = executor
         self._names = frozenset(config.endpoint_names)
@@ -84,6 +90,8 @@ class EndpointApp:
         path = request.raw_path.partition("?")[0]
         if path == "/ping":
             return web.Response(body=b"\n", content_type="application/json")
+        if path == _CONTROL_PATH and request.method == "POST" and "X-Amz-Target" in request.headers:
+            return _response(await self._as_control_plane(request))
         if path == "/stats":
             return web.Response(body=orjson.dumps(self.statistics()), content_type="application/json")
         parts = path.split("/")
@@ -140,13 +148,23 @@ class EndpointApp:
             throttled = error.name == "ThrottlingException"
             return service_answer(ServiceError(429 if throttled else error.status, error.name, error.message))
 
+    async def _as_control_plane(self, request: web.BaseRequest) -> Answer:
+        target = request.headers["X-Amz-Target"]
+        try:
+            body = await self._body(request)
+            if self._verifier is not None:
+                self._verifier.check(_signed(request, body), now_s=self._now_s(), service=signed_for(target))
+        except ServiceError as error:
+            return control_error(error)
+        return self._control.answer(target, body)
+
     async def _as_service(self, request: web.BaseRequest, name: str) -> Answer:
         config = self._config
         variant = config.variants[self._requests % len(config.variants)]
         try:
             body = await self._body(request)
             if self._verifier is not None:
-                self._verifier.check(_signed(request, body), now_s=time.time())
+                self._verifier.check(_signed(request, body), now_s=self._now_s())
             if name not in self._names:
                 raise ServiceError(
                     400, "ValidationError", f"Endpoint {name} of account {config.account} not found."
@@ -163,7 +181,12 @@ class EndpointApp:
         else:
             answer.headers[_VARIANT] = variant
         answer.headers["x-amzn-RequestId"] = str(uuid.uuid4())
+        if config.clock_skew_s:
+            answer.headers["Date"] = formatdate(self._now_s(), usegmt=True)
         return answer
+
+    def _now_s(self) -> float:
+        return time.time() + self._config.clock_skew_s
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body; what is above the limit is neither kept nor waited for."""
@@ -215,7 +238,7 @@ class EndpointApp:
             ServiceError: 500, anything unforeseen.
         """
         try:
-            if self._model.light and body_bytes <= SMALL_BYTES:
+            if self._control.current.model.light and body_bytes <= SMALL_BYTES:
                 return step()
             return await asyncio.get_running_loop().run_in_executor(self._executor, step)
         except ContainerError:
@@ -227,7 +250,7 @@ class EndpointApp:
             raise ServiceError(500, "InternalFailure", "An internal failure occurred") from error
 
     def _open(self, asked: Request) -> Work:
-        return open_work(asked, model=self._model, dialect=self._dialect)
+        return open_work(asked, model=self._control.current.model, dialect=self._dialect)
 
     def _answer_at_once(self, asked: Request) -> tuple[Work, tuple[bytes, str]]:
         work = self._open(asked)

@@ -177,6 +177,15 @@ class ServeConfig:
     account: str = "123456789012"
     variants: tuple[str, ...] = ("AllTraffic",)
     """Production variants, answering in turn."""
+    config_name: str = "in-service"
+    """Name of the endpoint configuration that is in service at the start."""
+    deployments: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Endpoint configurations that UpdateEndpoint can put in service, and their models, named like `model`; they speak
+    the same dialect."""
+    autoscaled: bool = False
+    """Whether DescribeScalableTargets lists the variants."""
+    clock_skew_s: float = 0.0
+    """How far the server's clock is ahead of this machine's: signatures are checked and `Date` is sent by it."""
     max_body_bytes: int = 25 * 2**20
     """A larger body is answered 413 and not kept. SageMaker real-time endpoints document 25 MB."""
     threads: int = 0
@@ -198,6 +207,12 @@ class ServeConfig:
             if not _NAME.fullmatch(name):
                 raise ConfigError(
                     f"{name!r} is no endpoint name", hint="letters, digits and inner hyphens, at most 63"
+                )
+        for name in (self.config_name, *self.deployments):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{name!r} is no name of an endpoint configuration",
+                    hint="letters, digits and inner hyphens, at most 63",
                 )
         if self.features is not None and self.features < 1:
             raise ConfigError(f"features is {self.features}", hint="give 1 or more")

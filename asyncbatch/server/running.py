@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from asyncbatch.errors import ConfigError
 from asyncbatch.server.app import EndpointApp
 from asyncbatch.server.config import ServeConfig, SimulationConfig
+from asyncbatch.server.control_plane import Deployed
 from asyncbatch.server.dialects import dialect
 from asyncbatch.server.models import load_model
 
@@ -75,13 +76,21 @@ async def serving(config: ServeConfig) -> AsyncIterator[Server]:
     if config.model == "simulated" and config.simulation is None:
         config = replace(config, simulation=SimulationConfig())
     simulation = config.simulation or SimulationConfig()
-    model = await asyncio.to_thread(
-        load_model, config.model, outputs=simulation.outputs, labels=simulation.labels
-    )
-    spoken = dialect(config.dialect, features=config.features or model.features)
+    deployed = [
+        Deployed(
+            config=name,
+            model=await asyncio.to_thread(
+                load_model, spec, outputs=simulation.outputs, labels=simulation.labels
+            ),
+            spec=spec,
+            variants=config.variants,
+        )
+        for name, spec in {config.config_name: config.model, **config.deployments}.items()
+    ]
+    spoken = dialect(config.dialect, features=config.features or deployed[0].model.features)
     threads = config.threads or os.cpu_count() or 1
     executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncbatch-model")
-    app = EndpointApp(config, model=model, dialect=spoken, executor=executor)
+    app = EndpointApp(config, deployed=deployed, dialect=spoken, executor=executor)
     server = web.Server(app.handle, access_log=None, logger=_http_log)
     runner = web.ServerRunner(server, shutdown_timeout=GRACE_S)
     try:

@@ -45,8 +45,8 @@ class SignatureVerifier:
         self._credentials = {each.access_key: each for each in credentials}
         self._region = region
 
-    def check(self, request: SignedRequest, *, now_s: float) -> None:
-        """Do nothing if `request` is signed well at Unix time `now_s`.
+    def check(self, request: SignedRequest, *, now_s: float, service: str = SERVICE) -> None:
+        """Do nothing if `request` is signed well for `service` at Unix time `now_s`.
 
         Raises:
             ServiceError: 403, named as AWS names it.
@@ -64,7 +64,7 @@ class SignatureVerifier:
                 "'Signature' parameter and existence of 'X-Amz-Date' header.",
             )
         credential = self._credential(found["key"], request.headers.get("x-amz-security-token"), now_s)
-        self._check_scope(found, sent_at, now_s)
+        self._check_scope(found, sent_at, now_s, service)
         signed = found["headers"].split(";")
         payload_hash = hashlib.sha256(request.body).hexdigest()
         if "host" not in signed or request.headers.get("x-amz-content-sha256", payload_hash) != payload_hash:
@@ -96,11 +96,11 @@ class SignatureVerifier:
             )
         return credential
 
-    def _check_scope(self, found: re.Match[str], sent_at: datetime, now_s: float) -> None:
+    def _check_scope(self, found: re.Match[str], sent_at: datetime, now_s: float, service: str) -> None:
         if found["region"] != self._region:
             raise _invalid(f"Credential should be scoped to a valid region, not '{found['region']}'.")
-        if found["service"] != SERVICE:
-            raise _invalid(f"Credential should be scoped to correct service: '{SERVICE}'.")
+        if found["service"] != service:
+            raise _invalid(f"Credential should be scoped to correct service: '{service}'.")
         if found["date"] != f"{sent_at:%Y%m%d}":
             raise _invalid(
                 "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP"

@@ -8,9 +8,10 @@ from asyncbatch.sink.footer import PartFooter, member_from_values
 from asyncbatch.sink.layout import SinkLocation, locate
 from asyncbatch.sink.manifest import load_manifest_values
 from asyncbatch.sink.parts import PartsSink
+from asyncbatch.sink.places import open_places
 from asyncbatch.sink.plan import Plan, load_plan
+from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store
-from asyncbatch.store.local import LocalStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Existing:
 
     location: SinkLocation
     plan: Plan
-    state: LocalStore
+    state: Store
     parts: Store
     target: Store
     """The folder of the single file."""
@@ -29,11 +30,12 @@ class Existing:
         return PartsSink(plan=self.plan, parts=self.parts, state=self.state)
 
 
-def open_existing(spec: str, *, owner: str | None = None) -> Existing:
+def open_existing(spec: str, *, owner: str | None = None, access: Access | None = None) -> Existing:
     """The output named `spec`; its format is the plan's.
 
     Args:
         owner: marks the unfinished files of whoever is going to write there.
+        access: to an object store.
 
     Raises:
         OutputError: nothing was planned there, or the plan is damaged.
@@ -41,20 +43,18 @@ def open_existing(spec: str, *, owner: str | None = None) -> Existing:
     location = locate(spec)
     if location.kind == "stream":
         raise OutputError("standard output leaves nothing to look at", hint="name a folder or a file")
-    state = LocalStore(location.state, location.state, owner=owner)
-    plan = load_plan(state) if location.state.is_dir() else None
+    places = open_places(location, owner=owner, access=access)
+    state = places.state
+    plan = load_plan(state) if places.begun() else None
     if plan is None:
         raise OutputError(
-            f"{spec} is no output of asyncbatch: there is no plan in {location.state}",
+            f"{spec} is no output of asyncbatch: there is no plan in {state.root}",
             hint="name the SINK of a run, as it was given there",
         )
     location = locate(spec, format=plan.options.get("format"))
+    places = open_places(location, owner=owner, access=access)
     return Existing(
-        location=location,
-        plan=plan,
-        state=state,
-        parts=state.beside(location.parts),
-        target=state.beside(location.target.parent),
+        location=location, plan=plan, state=places.state, parts=places.parts, target=places.target
     )
 
 

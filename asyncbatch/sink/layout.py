@@ -7,18 +7,20 @@ OUT.asyncbatch/             the state, always beside the output
     files/ rejects/ tmp/ lease/
     retry.json retry/       of a retry, until it has ended
     parts/                  of a single-file sink, until it is published
+    history.json            what became different while the job ran
     manifest.json errors.parquet report.json _SUCCESS
 ```
 """
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from asyncbatch.errors import OutputError
 from asyncbatch.model import Block
+from asyncbatch.store.uri import SCHEMES, ObjectUri, parse_uri
 
 SinkKind = Literal["folder", "file", "stream"]
 Format = Literal["parquet", "csv", "jsonl"]
@@ -28,6 +30,8 @@ SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "
 MANIFEST = "manifest.json"
 ERRORS = "errors.parquet"
 REPORT = "report.json"
+HISTORY = "history.json"
+"""Models seen behind the endpoint, and changes of the command that were accepted."""
 SUCCESS = "_SUCCESS"
 REPLACES = "replaces.json"
 """Which file of someone else's a published single file may replace; written with `--overwrite`."""
@@ -53,18 +57,21 @@ class SinkLocation:
     """As given; how messages call it."""
     kind: SinkKind
     format: Format
-    target: Path
-    """The folder, or the single file; meaningless for a stream."""
-    state: Path
+    target: PurePath
+    """The folder, or the single file; meaningless for a stream. A `Path` on this machine, or a key in a bucket."""
+    state: PurePath
+    """Beside it."""
+    uri: ObjectUri | None = None
+    """Of the target, in an object store."""
 
     @property
-    def parts(self) -> Path:
+    def parts(self) -> PurePath:
         """Where the parts are: in the folder itself, or in the state of a single file."""
         return self.target if self.kind == "folder" else self.state / "parts"
 
 
 def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A002 (the option's name)
-    """Understand `out/`, `out.parquet`, `out.csv`, `out.jsonl`, `file:///…` and `-`; touches no disk.
+    """Understand `out/`, `out.parquet`, `s3://bucket/out/`, `file:///…` and `-`; touches no disk and no store.
 
     `format` makes any name without a slash at its end a single file of that format, with one exception: a
     folder's parts are Parquet, so `parquet` leaves a name without a suffix a folder.
@@ -81,10 +88,9 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
         return SinkLocation(
             spec=spec, kind="stream", format=_format(format) or "jsonl", target=nowhere, state=nowhere
         )
-    text = _path_text(spec)
-    target = Path(text)
-    if not target.name or target.name == "..":
-        target = target.resolve()
+    uri = parse_uri(spec)
+    text = uri.key if uri is not None else _path_text(spec)
+    target = uri.path if uri is not None else _local_target(text)
     if not target.name:
         raise OutputError(f"{spec!r} cannot be an output", hint="name a folder or a file in it")
     slash = text.endswith("/")
@@ -102,6 +108,7 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
         format=asked or by_name or "parquet",
         target=target,
         state=target.with_name(target.name + ".asyncbatch"),
+        uri=uri,
     )
 
 
@@ -146,6 +153,11 @@ def _format(asked: str | None) -> Format | None:
     raise OutputError(f"unknown output format {asked!r}", hint=f"one of {', '.join(SUFFIXES.values())}")
 
 
+def _local_target(text: str) -> PurePath:
+    target = Path(text)
+    return target.resolve() if not target.name or target.name == ".." else target
+
+
 def _path_text(spec: str) -> str:
     if not spec.strip():
         raise OutputError("the output has no name", hint="give a folder, a file name, or - for stdout")
@@ -154,7 +166,8 @@ def _path_text(spec: str) -> str:
         return spec
     if parts.scheme != "file":
         raise OutputError(
-            f"outputs of scheme {parts.scheme}:// are not supported", hint="write to a local path and copy it"
+            f"outputs of scheme {parts.scheme}:// are not supported",
+            hint=f"give a local path, or one of {', '.join(f'{each}://' for each in SCHEMES)}",
         )
     if parts.netloc not in ("", "localhost"):
         raise OutputError(f"{spec} names another machine", hint="file:///path has three slashes")

@@ -8,6 +8,7 @@ has not renewed its lease for a minute.
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -17,9 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from asyncbatch.errors import StoppedError, StorageError
+from asyncbatch.control.sharding import overlap
+from asyncbatch.errors import BusyError, StorageError
 from asyncbatch.sink.layout import LEASES
 from asyncbatch.store.base import Store, read_bytes
+from asyncbatch.units import Shard
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +30,9 @@ HEARTBEAT_S = 15.0
 DEAD_AFTER_S = 60.0
 WHOLE = "all"
 """The shard name of a process that does the whole job."""
+FINISH = "finish"
+"""Held, beside its shard's lease, by the one of several shards that publishes the output."""
+_SHARD = re.compile(r"(\d+)-of-(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,11 @@ class Holder:
     """Marks its unfinished files."""
     heartbeat: float
     """Seconds since 1970, by the holder's clock."""
+    since: float = 0.0
+    """When it took the lease, by the same clock."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
 
 
 class Machine(Protocol):
@@ -106,25 +117,45 @@ def is_alive(holder: Holder, *, here: Holder, machine: Machine, now: float) -> b
 class Lease:
     """Held by this process until `release`; call `heartbeat` every `HEARTBEAT_S` seconds."""
 
-    def __init__(self, store: Store, name: str, holder: Holder, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, shard: str, holder: Holder, machine: Machine, clock: Callable[[], float]
+    ) -> None:
         self._store = store
-        self._name = name
+        self._shard = shard
+        self._name = _name(shard)
         self._holder = holder
+        self._machine = machine
         self._clock = clock
+        self._taken_by: Holder | None = None
+
+    @property
+    def taken_by(self) -> Holder | None:
+        """Who has it, after `heartbeat` returned False; None where that is not known."""
+        return self._taken_by
 
     def heartbeat(self) -> bool:
         """Renew it; False if another process has taken it meanwhile, because this one looked dead.
 
-        A disk that fails now is no reason to stop: whatever must be written will say so.
+        One that is merely gone is made again. A disk that fails now is no reason to stop: whatever must be
+        written will say so.
         """
         try:
-            if not self._mine():
+            there = _read(self._store, self._name)
+            if there is None:
+                there = self._blocker()
+            if there is not None and there.owner != self._holder.owner:
+                self._taken_by = there
                 return False
             self._holder = replace(self._holder, heartbeat=self._clock())
             _store_holder(self._store, self._name, self._holder)
         except StorageError as error:
             _log.warning("the lease could not be renewed: %s", error.message)
         return True
+
+    def _blocker(self) -> Holder | None:
+        if self._shard == FINISH:
+            return None
+        return blocker(self._store, shard=self._shard, machine=self._machine, clock=self._clock)
 
     def release(self) -> None:
         """Give it back. Idempotent, and quiet when the disk fails: a lease ends with its process anyway."""
@@ -149,40 +180,64 @@ def acquire(
 ) -> Lease:
     """Take the lease of a shard (`0-of-4`) or of the whole job, and sweep what dead holders left unfinished.
 
-    The whole job excludes every other holder, and a shard excludes holders of that shard and of the whole.
+    The whole job excludes every other holder, and a shard those that could have a block in common with it.
 
     Args:
         store: the state folder.
         owner: marks this process's unfinished files.
 
     Raises:
-        StoppedError: a live process holds it; the message names it.
+        BusyError: a live process holds it; the message names it.
     """
     machine = machine if machine is not None else ThisMachine()
     here = machine.myself(owner)
-    here = replace(here, heartbeat=clock())
-    name = f"{LEASES}{shard}.json"
+    here = replace(here, heartbeat=clock(), since=clock())
     alive: set[str] = set()
     dead: set[str] = set()
-    for entry in store.list(LEASES):
-        holder = _read(store, entry.name)
-        if holder is None or holder.owner == owner:
+    for other, holder, lives in holders(store, machine=machine, clock=clock):
+        if holder.owner == owner:
             continue
-        if not is_alive(holder, here=here, machine=machine, now=clock()):
-            dead.add(holder.owner)
-            continue
-        alive.add(holder.owner)
-        if shard == WHOLE or entry.name in (name, f"{LEASES}{WHOLE}.json"):
+        (alive if lives else dead).add(holder.owner)
+        if lives and _excludes(shard, other):
             raise _held(store, holder)
-    content = _content(here)
-    if not store.create_if_absent(name, lambda file: file.write(content)):
-        _store_holder(store, name, here)  # of a dead holder
-    lease = Lease(store, name, here, clock)
-    taken = _read(store, name)
-    if taken is not None and taken.owner != owner:
-        raise _held(store, taken)
+        if not lives and other != shard and _excludes(shard, other):
+            store.delete(_name(other))  # so that it learns, should it come back
+    lease = _take(store, shard, here, machine, clock)
+    if isinstance(lease, Holder):
+        raise _held(store, lease)
     store.sweep(live=alive, dead=dead, before=clock() - DEAD_AFTER_S)
     return lease
+
+
+def acquire_finish(
+    store: Store,
+    *,
+    owner: str,
+    machine: Machine | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Lease | Holder:
+    """The lease of the one that publishes the output; or the live process that has it."""
+    machine = machine if machine is not None else ThisMachine()
+    here = replace(machine.myself(owner), heartbeat=clock(), since=clock())
+    return _take(store, FINISH, here, machine, clock)
+
+
+def blocker(
+    store: Store, *, shard: str = WHOLE, machine: Machine | None = None, clock: Callable[[], float] = time.time
+) -> Holder | None:
+    """The live process because of which `acquire` would refuse; None if there is none."""
+    for other, holder, lives in holders(store, machine=machine, clock=clock):
+        if lives and _excludes(shard, other):
+            return holder
+    return None
+
+
+def forget_dead(
+    store: Store, *, machine: Machine | None = None, clock: Callable[[], float] = time.time
+) -> None:
+    """Remove the leases of dead holders: once a job is finished nobody needs to know of them."""
+    found = holders(store, machine=machine, clock=clock)
+    store.delete(*(_name(shard) for shard, _, lives in found if not lives))
 
 
 def holders(
@@ -200,15 +255,57 @@ def holders(
     return found
 
 
+def lease_name(shard: Shard | None) -> str:
+    """The shard name of a process: `0-of-4`, or `WHOLE`."""
+    return WHOLE if shard is None or shard.of == 1 else f"{shard.index}-of-{shard.of}"
+
+
+def leased_shard(name: str) -> Shard | None:
+    """The shard of a lease's name; None for `FINISH`, and for names that are none."""
+    if name == WHOLE:
+        return Shard(0, 1)
+    match = _SHARD.fullmatch(name)
+    return Shard(int(match[1]), int(match[2])) if match is not None and int(match[1]) < int(match[2]) else None
+
+
 def new_owner() -> str:
     """A mark of this process, unlike any other."""
     return uuid.uuid4().hex[:12]
 
 
-def _held(store: Store, holder: Holder) -> StoppedError:
-    return StoppedError(
-        f"process {holder.pid} on {holder.host} is at work on {store.root}",
-        hint="wait for it, or stop it; the same command goes on from there",
+def _excludes(shard: str, other: str) -> bool:
+    """Whether holders of the two cannot be at work at once."""
+    if WHOLE in (shard, other):
+        return True
+    one, two = leased_shard(shard), leased_shard(other)
+    return one is not None and two is not None and overlap(one, two)
+
+
+def _take(
+    store: Store, shard: str, here: Holder, machine: Machine, clock: Callable[[], float]
+) -> Lease | Holder:
+    """The lease, or who was faster."""
+    content = _content(here)
+    if not store.create_if_absent(_name(shard), lambda file: file.write(content)):
+        there = _read(store, _name(shard))
+        if there is not None and there.owner != here.owner:
+            if is_alive(there, here=here, machine=machine, now=clock()):
+                return there
+        _store_holder(store, _name(shard), here)  # of a dead holder
+    taken = _read(store, _name(shard))
+    if taken is not None and taken.owner != here.owner:
+        return taken
+    return Lease(store, shard, here, machine, clock)
+
+
+def _name(shard: str) -> str:
+    return f"{LEASES}{shard}.json"
+
+
+def _held(store: Store, holder: Holder) -> BusyError:
+    return BusyError(
+        f"{holder} is at work on {store.root}",
+        hint="--wait waits for its end, and --if-idle takes it for no failure; or stop it: the same command goes on",
     )
 
 

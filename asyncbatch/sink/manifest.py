@@ -11,6 +11,7 @@ from typing import Any
 
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import PartFooter, member_values, read_raw_footer
+from asyncbatch.sink.history import History, load_history
 from asyncbatch.sink.layout import ERRORS, MANIFEST
 from asyncbatch.sink.parts import PartInfo, PartsSink
 from asyncbatch.sink.plan import Plan
@@ -105,7 +106,9 @@ def write_manifest(sink: PartsSink, *, parts_store: Store, state: Store) -> Mani
         part_entry(part, footer, digest=read_raw_footer(parts_store, part.name).digest)
         for part, footer in zip(parts, footers, strict=True)
     ]
-    values = manifest_values(plan, footers, entries=entries, file_rows=sink.file_rows())
+    values = manifest_values(
+        plan, footers, entries=entries, file_rows=sink.file_rows(), history=load_history(state)
+    )
     return store_manifest(state, values)
 
 
@@ -126,6 +129,7 @@ def manifest_values(
     *,
     entries: Sequence[Mapping[str, Any]],
     file_rows: Mapping[int, int | None],
+    history: History,
 ) -> dict[str, Any]:
     """The content of `manifest.json`; `entries` are those of `part_entry`, one a footer. Pure."""
     return {
@@ -140,6 +144,7 @@ def manifest_values(
         "rejects": sum(footer.rejects for footer in footers),
         "bytes": sum(entry["bytes"] for entry in entries),
         "variants": _sum(footers),
+        **history.for_manifest(),
         "files": {str(number): rows for number, rows in file_rows.items()},
         "parts": list(entries),
     }

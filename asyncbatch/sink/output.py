@@ -12,8 +12,9 @@ with open_sink("out/") as output:          # new, ours, or OutputError; takes th
 
 import contextlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from asyncbatch.sink.footer import read_part_footer
 from asyncbatch.sink.layout import (
     ERRORS,
     FILES,
+    HISTORY,
     JOINED,
     MANIFEST,
     REJECTS,
@@ -36,13 +38,23 @@ from asyncbatch.sink.layout import (
     parse_part_name,
     parse_plan_name,
 )
-from asyncbatch.sink.lease import WHOLE, Lease, acquire, new_owner
+from asyncbatch.sink.lease import (
+    WHOLE,
+    Holder,
+    Lease,
+    acquire,
+    acquire_finish,
+    blocker,
+    forget_dead,
+    new_owner,
+)
 from asyncbatch.sink.manifest import Manifest, MissingRange, load_manifest, tiling, write_manifest
 from asyncbatch.sink.parts import PartsSink, is_invisible, list_parts
+from asyncbatch.sink.places import check_places, open_places
 from asyncbatch.sink.plan import Plan, create_plan, load_plan, plan_differences
 from asyncbatch.sink.publish import allow_replacing, may_replace, publish
+from asyncbatch.store.access import Access
 from asyncbatch.store.base import Entry, Store, read_bytes
-from asyncbatch.store.local import LocalStore
 
 
 class Output:
@@ -59,8 +71,11 @@ class Output:
         take_lease: Callable[[], Lease],
         wipe: Callable[[], Entry | None] | None = None,
         file_size: int | None = None,
+        take_finish: Callable[[], Lease | Holder] | None = None,
+        made: Sequence[Path] = (),
     ) -> None:
-        """`wipe` removes what an earlier job left, once `start` is sure that a new one can begin."""
+        """`wipe` removes what an earlier job left, once `start` is sure that a new one can begin; `take_finish`
+        is for one of several shards."""
         self._location = location
         self._state = state
         self._parts = parts
@@ -69,9 +84,10 @@ class Output:
         self._take_lease = take_lease
         self._wipe = wipe
         self._file_size = file_size
-        made = (location.target, location.state / "lease", location.state / "tmp", location.state)
-        self._made = [folder for folder in made if not folder.exists()]
-        """Folders that an output that never came to a plan leaves no trace of."""
+        self._take_finish = take_finish
+        self._finish_lease: Lease | None = None
+        self._made = made if take_finish is None else ()
+        """Folders that an output that never came to a plan leaves no trace of; of several shards none is its own."""
         self._plan = load_plan(state) if wipe is None else None
         self._sink: PartsSink | None = None
         if self._plan is not None and location.kind == "folder" and state.stat(JOINED) is not None:
@@ -112,8 +128,8 @@ class Output:
         return self._sink
 
     def start(self, plan: Plan, *, expected_bytes: int = 0) -> Plan:
-        """Write the plan; the one that holds, which is another process's if that was faster and says the
-        same.
+        """Write the plan; the one that holds, which is another process's if that was faster and was asked for
+        the same: block rows, too, are then the other's.
 
         Args:
             expected_bytes: size of the whole output, as far as it can be guessed.
@@ -121,7 +137,7 @@ class Output:
         Raises:
             OutputError: the output cannot be written or has too little room, a column's type cannot be
                 written, or another process planned something else there at the same time.
-            StoppedError: another process has begun to work on it.
+            BusyError: another process has begun to work on it.
         """
         check_schema(plan)
         if self._lease is None:
@@ -133,7 +149,9 @@ class Output:
             if replaces is not None:
                 allow_replacing(self._state, replaces)
         there = create_plan(self._state, plan)
-        if there.job_id != plan.job_id and (differences := plan_differences(there, plan)):
+        # What was measured may differ between two that plan at once; whoever lost goes by the winner's.
+        asked = replace(plan, block_rows=there.block_rows, min_rows=there.min_rows)
+        if there.job_id != plan.job_id and (differences := plan_differences(there, asked)):
             raise OutputError(
                 f"another process has just planned {self._location.spec} differently ({differences[0]})",
                 hint="choose another output for one of them",
@@ -144,6 +162,18 @@ class Output:
     def missing(self) -> list[MissingRange]:
         """The rows that no part holds yet; none when `finish` will finish."""
         return tiling(self.sink.plan, self.sink.committed(), self.sink.file_rows())
+
+    def may_finish(self) -> bool:
+        """Whether `finish` may be called now; False while another shard is finishing: ask again, it may die."""
+        if self._take_finish is not None and self._finish_lease is None:
+            found = self._take_finish()
+            self._finish_lease = found if isinstance(found, Lease) else None
+            return self._finish_lease is not None
+        return True
+
+    def finished_by_others(self) -> bool:
+        """Whether another shard has finished the job meanwhile: then parts that are not there were published."""
+        return self._take_finish is not None and self._state.stat(SUCCESS) is not None
 
     def finish(self, report: Mapping[str, Any]) -> Manifest | None:
         """Write the report; and if every row is in a part, the manifest, the single file and `_SUCCESS`.
@@ -156,6 +186,8 @@ class Output:
             StorageError: the store failed; the parts stay.
         """
         self.write_report(report)
+        if self.finished_by_others():
+            return load_manifest(self._state)
         try:
             return self._finish()
         except (FileNotFoundError, OutputError) as error:
@@ -184,13 +216,21 @@ class Output:
 
     def heartbeat(self) -> bool:
         """Renew the lease, every `lease.HEARTBEAT_S` seconds; False if another process has taken it."""
+        if self._finish_lease is not None:
+            self._finish_lease.heartbeat()
         return self._lease is None or self._lease.heartbeat()
+
+    @property
+    def taken_by(self) -> Holder | None:
+        """Who has taken the lease, after `heartbeat` returned False."""
+        return self._lease.taken_by if self._lease is not None else None
 
     def close(self) -> None:
         """Give the lease back; without a plan, take back the empty folders that were made. Idempotent."""
-        if self._lease is not None:
-            self._lease.release()
-        if self._plan is None:
+        for lease in (self._finish_lease, self._lease):
+            if lease is not None:
+                lease.release()
+        if self._plan is None and self._lease is not None:
             for folder in self._made:
                 with contextlib.suppress(OSError):  # not made, or not empty: then it is another's
                     folder.rmdir()
@@ -231,6 +271,7 @@ class Output:
         self._state.replace(SUCCESS, lambda file: file.write(content))
         if self._location.kind == "file":
             self._remove_published_parts()
+        forget_dead(self._state)
         self._finished = True
         return manifest
 
@@ -276,6 +317,7 @@ def open_sink(
     overwrite: bool = False,
     shard: str = WHOLE,
     file_size: int | None = None,
+    access: Access | None = None,
 ) -> Output:
     """Open the output named `spec` for a run: a new one, or one of ours to go on with.
 
@@ -288,10 +330,11 @@ def open_sink(
             someone else's is replaced when the new one is complete.
         shard: whose lease to take.
         file_size: as `--file-size`, in bytes.
+        access: to an object store.
 
     Raises:
         OutputError: it cannot be an output, or holds what is not ours.
-        StoppedError: another process is at work on it.
+        BusyError: another process is at work on it.
     """
     location = locate(spec, format=format)
     if location.kind == "stream":
@@ -302,10 +345,9 @@ def open_sink(
             hint="leave --file-size out, or name a folder",
         )
     owner = new_owner()
-    state = LocalStore(location.state, location.state, owner=owner)
-    parts = state.beside(location.parts)
-    target = state.beside(location.target.parent)
-    _check_places(location)
+    check_places(location)
+    places = open_places(location, owner=owner, access=access)
+    state, parts, target = places.state, places.parts, places.target
     if not overwrite:
         _check_ours(location, state, parts, target)
     elif location.kind == "folder":
@@ -315,7 +357,7 @@ def open_sink(
         return acquire(state, owner=owner, shard=shard)
 
     lease = None
-    if location.state.exists():
+    if places.begun():
         state.prepare()
         lease = take_lease()
     try:
@@ -328,11 +370,25 @@ def open_sink(
             take_lease=take_lease,
             wipe=(lambda: wipe(location, state=state, parts=parts, target=target)) if overwrite else None,
             file_size=file_size,
+            made=places.made,
+            take_finish=None if shard == WHOLE else lambda: acquire_finish(state, owner=owner),
         )
     except BaseException:
         if lease is not None:
             lease.release()
         raise
+
+
+def blocked_by(
+    spec: str,
+    *,
+    format: str | None = None,  # noqa: A002 (the option's name)
+    shard: str = WHOLE,
+    access: Access | None = None,
+) -> Holder | None:
+    """The live process because of which `open_sink` would refuse; None if it would not."""
+    location = locate(spec, format=format)
+    return blocker(open_places(location, access=access).state, shard=shard)
 
 
 def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Entry | None:
@@ -341,7 +397,7 @@ def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -
     A single file that stands at the target stays until the new one replaces it; it is what is returned.
     """
     there = target.stat(location.target.name) if location.kind == "file" else None
-    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED)
+    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED, HISTORY)
     parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
     state.delete(*(entry.name for prefix in (FILES, REJECTS, RETRIED) for entry in state.list(prefix)))
     state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))
@@ -365,38 +421,6 @@ def check_schema(plan: Plan) -> None:
             ) from error
 
 
-def _check_places(location: SinkLocation) -> None:
-    """The folder around it exists, and files and folders are where they should be."""
-    parent = location.target.parent
-    if not parent.exists():
-        raise OutputError(
-            f"the folder {parent} for the output {location.spec} does not exist",
-            hint=f"create it first: mkdir -p {parent}",
-        )
-    if not parent.is_dir():
-        raise OutputError(f"{parent} is a file, not a folder", hint="choose another output")
-    if not location.state.exists() and not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"the folder {parent} for the output {location.spec} is not writable",
-            hint="choose another output, or make that folder writable",
-        )
-    if location.kind == "folder" and location.target.exists() and not location.target.is_dir():
-        raise OutputError(
-            f"{location.spec} is a file, and the output is a folder of parts",
-            hint="choose another name; one that ends in .parquet, .csv or .jsonl makes a single file",
-        )
-    if location.kind == "file" and location.target.is_dir():
-        raise OutputError(
-            f"{location.spec} is a folder, and the output is a single file",
-            hint="choose another name; a / at its end makes it a folder of parts",
-        )
-    if location.state.exists() and not location.state.is_dir():
-        raise OutputError(
-            f"{location.state} is a file, and asyncbatch keeps its state in a folder of that name",
-            hint="choose another output, or move that file",
-        )
-
-
 def _check_ours(location: SinkLocation, state: Store, parts: Store, target: Store) -> None:
     planned = load_plan(state) is not None
     if location.kind == "folder":
@@ -404,7 +428,7 @@ def _check_ours(location: SinkLocation, state: Store, parts: Store, target: Stor
         found = list_parts(parts)
         if found and not planned:
             raise OutputError(
-                f"{location.spec} holds parts of an earlier run, but its state {location.state} is gone",
+                f"{location.spec} holds parts of an earlier run, but its state {state.root} is gone",
                 hint="choose another output, or --overwrite to start anew",
             )
         return

@@ -46,6 +46,8 @@ class FileRecord:
     rows: int
     size_bytes: int | None
     """Up to the end of the last row read, where known."""
+    offsets: tuple[int, ...] | None = None
+    """Where each block but the first begins, in bytes; None until it was looked for, and where nobody can seek."""
 
 
 class PartsSink:
@@ -110,15 +112,20 @@ class PartsSink:
         )
         self._commit(footer, table)
 
-    def end_file(self, number: int, *, rows: int, size_bytes: int | None) -> None:
-        """Record durably that text file `number` has `rows` rows; for the sink's own use, and for files
-        without rows.
+    def end_file(
+        self, number: int, *, rows: int, size_bytes: int | None, offsets: Sequence[int] | None = None
+    ) -> None:
+        """Record durably that text file `number` has `rows` rows; for the sink's own use, for files without
+        rows, and with `offsets` for whoever has looked where each block but the first begins.
 
         Raises:
             OutputError: it was recorded with another number of rows: the input has changed.
         """
-        record = FileRecord(rows=rows, size_bytes=size_bytes)
-        content = json.dumps({"rows": rows, "bytes": size_bytes}).encode() + b"\n"
+        record = FileRecord(
+            rows=rows, size_bytes=size_bytes, offsets=None if offsets is None else tuple(offsets)
+        )
+        values = {"rows": rows, "bytes": size_bytes} | ({} if offsets is None else {"offsets": list(offsets)})
+        content = json.dumps(values).encode() + b"\n"
         name = file_record_name(number)
         if not self._state.create_if_absent(name, lambda file: file.write(content)):
             there = _parse_record(read_bytes(self._state, name), where=f"{self._state.root}/{name}")
@@ -127,8 +134,23 @@ class PartsSink:
                     f"{self._files[number].path} had {there.rows:,} rows before and has {rows:,} now",
                     hint="the input changed: choose another output, or --overwrite to start anew",
                 )
+            if there.offsets is not None:
+                record = there
+            elif offsets is not None:
+                self._state.replace(name, lambda file: file.write(content))
         with self._lock:
             self._records[number] = record
+
+    def file_record(self, number: int) -> FileRecord | None:
+        """What is recorded of a text file now; None if nothing is."""
+        name = file_record_name(number)
+        try:
+            record = _parse_record(read_bytes(self._state, name), where=f"{self._state.root}/{name}")
+        except FileNotFoundError:
+            return None
+        with self._lock:
+            self._records[number] = record
+        return record
 
     def write_empty(self) -> None:
         """A part without rows, so that an output without rows can be read and has its columns."""
@@ -245,7 +267,8 @@ class PartsSink:
             return
         there = read_part_footer(self._parts, name)
         self._require_ours(name, there)
-        self._discard(footer)
+        if there.rejects_file != footer.rejects_file:
+            self._discard(footer)
         with self._lock:
             self._footers[name] = there
 
@@ -372,8 +395,12 @@ def dictionary_columns(schema: "pa.Schema") -> list[str]:
 def _parse_record(content: bytes, *, where: str) -> FileRecord:
     try:
         values = json.loads(content)
-        size = values["bytes"]
-        return FileRecord(rows=int(values["rows"]), size_bytes=None if size is None else int(size))
+        size, offsets = values["bytes"], values.get("offsets")
+        return FileRecord(
+            rows=int(values["rows"]),
+            size_bytes=None if size is None else int(size),
+            offsets=None if offsets is None else tuple(int(each) for each in offsets),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{where} is damaged",

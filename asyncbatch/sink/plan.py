@@ -92,11 +92,23 @@ def create_plan(store: Store, plan: Plan) -> Plan:
 
     The caller compares: of two first runs at once, both go by the plan of the first.
 
+    The plan is created twice: the second time must be refused. A store that ignores the condition would let two runs
+    overwrite each other's parts; this way it writes the same plan again.
+
     Raises:
-        OutputError: the plan that is there cannot be read.
+        OutputError: the plan that is there cannot be read, or the store creates what is there already.
     """
     content = plan_to_json(plan)
-    store.create_if_absent(plan_name(plan.generation), lambda file: file.write(content))
+    name = plan_name(plan.generation)
+
+    def create() -> bool:
+        return store.create_if_absent(name, lambda file: file.write(content))
+
+    if create() and create():
+        raise OutputError(
+            f"{store.root} creates files that are there already, so nothing can be committed there safely",
+            hint="write to a local disk and copy the result",
+        )
     winner = load_plan(store)
     if winner is None:
         raise OutputError(

@@ -23,6 +23,7 @@ from asyncbatch.sink.footer import (
     member_values,
     read_raw_footer,
 )
+from asyncbatch.sink.history import load_history
 from asyncbatch.sink.join import Piece, join_parquet, read_pieces
 from asyncbatch.sink.layout import MANIFEST, REJECTS, REPORT, RETRIED, RETRY, SUCCESS, part_name
 from asyncbatch.sink.lease import Lease, acquire, new_owner
@@ -40,14 +41,21 @@ from asyncbatch.sink.manifest import (
 from asyncbatch.sink.parts import PartInfo, PartsSink, list_parts
 from asyncbatch.sink.plan import Plan
 from asyncbatch.sink.publish import published_marks, splice_text
+from asyncbatch.store.access import Access
 from asyncbatch.store.base import Entry, Store, read_bytes
 
 
 class Retry:
-    """A retry of a finished output. Made by `open_retry`; `close` gives the lease back."""
+    """A retry of a finished output. Made by `open_retry`; `close` gives the lease back.
+
+    Raises:
+        OutputError: the output is not finished, or is not as it was then.
+    """
 
     def __init__(self, existing: Existing, lease: Lease) -> None:
         self._existing = existing
+        if existing.location.kind == "file":
+            _require_finished(existing)
         self._state = existing.state
         self._lease = lease
         self._record = _load_record(existing.state)
@@ -77,6 +85,11 @@ class Retry:
         if self._record is None:
             raise ValueError("the retry has not begun: call begin first")
         return PartsSink(plan=self.plan, parts=self._retried(), state=self._state)
+
+    @property
+    def state(self) -> Store:
+        """The state folder."""
+        return self._state
 
     def begin(self) -> None:
         """Make it durable which blocks are scored again. Nothing to do if an interrupted retry goes on."""
@@ -182,14 +195,18 @@ class Retry:
 
     def _replace_part(self, part: PartInfo, footer: PartFooter, fresh: Mapping[Block, PartInfo]) -> None:
         parts = self._existing.parts
+        there = parts.stat(part.name)
         if not footer.members:
-            parts.replace(part.name, lambda file: _copy(self._retried(), part.name, file))
+            parts.replace(
+                part.name, lambda file: _copy(self._retried(), part.name, file), expected=there
+            )
             return
         pieces, members = self._spliced(parts, part.name, footer.blocks, fresh)
         values = join_footers(members).key_values()
         parts.replace(
             part.name,
             lambda file: join_parquet(file, pieces, schema=self.plan.schema, key_values=values),
+            expected=there,
         )
 
     # -- a single file ---------------------------------------------------------------------------------------
@@ -208,6 +225,7 @@ class Retry:
             members,
             entries=self._entries(members, fresh),
             file_rows=existing.parts_sink().file_rows(),
+            history=load_history(self._state),
         )
         manifest = parse_manifest(manifest_bytes(values))
         write_errors(self._state, members)
@@ -327,7 +345,7 @@ class Retry:
 
     def _retried(self) -> Store:
         attempt = self._record["id"] if self._record is not None else "none"
-        return self._state.beside(self._existing.location.state / RETRIED / attempt)
+        return self._state.below(f"{RETRIED}{attempt}")
 
     def _sweep(self) -> None:
         """Remove what an earlier retry left behind."""
@@ -336,7 +354,7 @@ class Retry:
         )
         names = [entry.name for entry in self._state.list(RETRIED)]
         self._state.delete(*(name for name in names if not current or not name.startswith(current)))
-        self._state.beside(self._existing.location.state / RETRIED).remove_empty_folders()
+        self._state.below(RETRIED).remove_empty_folders()
 
     def _target(self) -> Entry:
         name = self._existing.location.target.name
@@ -350,7 +368,7 @@ class Retry:
         self._state.replace(SUCCESS, lambda file: file.write(content))
 
 
-def open_retry(spec: str) -> Retry:
+def open_retry(spec: str, *, access: Access | None = None) -> Retry:
     """Take the lease of a finished output, to score its rejects again.
 
     Raises:
@@ -358,11 +376,9 @@ def open_retry(spec: str) -> Retry:
         StoppedError: another process is at work on it.
     """
     owner = new_owner()
-    existing = open_existing(spec, owner=owner)
+    existing = open_existing(spec, owner=owner, access=access)
     lease = acquire(existing.state, owner=owner)
     try:
-        if existing.location.kind == "file":
-            _require_finished(existing)
         return Retry(existing, lease)
     except BaseException:
         lease.release()

@@ -11,6 +11,7 @@ from asyncbatch.sink.layout import REJECTS, REPORT, RETRY, SUCCESS, parse_part_n
 from asyncbatch.sink.lease import Machine, holders
 from asyncbatch.sink.manifest import MissingRange, load_manifest, tiling
 from asyncbatch.sink.parts import PartInfo, list_parts
+from asyncbatch.store.access import Access
 from asyncbatch.store.base import read_bytes
 
 SCHEMA_VERSION = 1
@@ -67,14 +68,18 @@ class OutputStatus:
 
 
 def output_status(
-    spec: str, *, machine: Machine | None = None, clock: Callable[[], float] = time.time
+    spec: str,
+    *,
+    access: Access | None = None,
+    machine: Machine | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> OutputStatus:
     """How far the output named `spec` is. Takes no lease and changes nothing.
 
     Raises:
         OutputError: nothing was planned there; something else lies among the parts; the state is damaged.
     """
-    existing = open_existing(spec)
+    existing = open_existing(spec, access=access)
     plan = existing.plan
     parts = list_parts(existing.parts)
     file_rows = existing.parts_sink().file_rows()

@@ -216,9 +216,10 @@ def _zigzag(data: Any, at: int) -> tuple[int, int]:
 
 
 def _put_struct(out: bytearray, value: Struct) -> None:
+    fields = value.fields
     last = 0
-    for field in sorted(value.fields):
-        kind, content = value.fields[field]
+    for field in sorted(fields):
+        kind, content = fields[field]
         written = (TRUE if content else FALSE) if kind == TRUE else kind
         if 0 < field - last <= 15:
             out.append((field - last) << 4 | written)
@@ -226,7 +227,15 @@ def _put_struct(out: bytearray, value: Struct) -> None:
             out.append(written)
             _put_zigzag(out, field)
         last = field
-        if kind != TRUE:
+        if kind in _INTEGERS:  # written out, as in `_struct`
+            number = content << 1 if content >= 0 else (-content << 1) - 1
+            while number > 127:
+                out.append(number & 127 | 128)
+                number >>= 7
+            out.append(number)
+        elif kind == STRUCT:
+            _put_struct(out, content)
+        elif kind != TRUE:
             _put(out, kind, content)
     out.append(0)
 

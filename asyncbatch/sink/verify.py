@@ -19,6 +19,7 @@ from asyncbatch.sink.layout import ERRORS, MANIFEST, RETRY, SUCCESS
 from asyncbatch.sink.manifest import load_manifest_values, tiling
 from asyncbatch.sink.parts import PartInfo, PartsSink, list_parts
 from asyncbatch.sink.rejects import read_rejects
+from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store, read_bytes
 
 if TYPE_CHECKING:
@@ -56,17 +57,20 @@ class Verification:
         return not self.problems
 
 
-def verify_output(spec: str, *, on_file: Callable[[str], object] = lambda name: None) -> Verification:
+def verify_output(
+    spec: str, *, on_file: Callable[[str], object] = lambda name: None, access: Access | None = None
+) -> Verification:
     """Read everything. Memory is bounded, whatever the size of the output.
 
     Args:
         on_file: told of each data file before it is read.
+        access: to an object store.
 
     Raises:
         OutputError: nothing was planned there, or the plan itself is damaged.
         StorageError: the disk fails.
     """
-    existing = open_existing(spec)
+    existing = open_existing(spec, access=access)
     found = _Findings(existing)
     if existing.location.kind == "file" and existing.state.stat(SUCCESS) is not None:
         found.published(on_file)
@@ -135,7 +139,7 @@ class _Findings:
         """A single file."""
         existing = self._existing
         name = existing.location.target.name
-        where = str(existing.location.target)
+        where = f"{existing.target.root}/{name}"
         on_file(name)
         values = self._manifest()
         entry = existing.target.stat(name)

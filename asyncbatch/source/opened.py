@@ -1,13 +1,13 @@
 """The `Source` that all formats share; a format is a `Reader` behind it."""
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 
 from asyncbatch.errors import InputError
 from asyncbatch.model import InputFile, SourceBlock
-from asyncbatch.source.blocks import Gap, Piece, cut_blocks, find_gaps
+from asyncbatch.source.blocks import Gap, Offsets, Piece, cut_blocks, find_gaps
 from asyncbatch.source.hive import partition_scalar
 from asyncbatch.source.text import spread
 
@@ -31,6 +31,15 @@ class Reader(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CountsRows(Protocol):
+    """A reader that can count rows for less than reading them."""
+
+    def row_ends(self, file: InputFile, max_rows: int | None) -> Iterator[tuple[int, Offsets | None]]:
+        """Piece by piece, how many rows follow, and the byte offset after each where the file can seek."""
+        ...
 
 
 class OpenedSource:
@@ -100,6 +109,25 @@ class OpenedSource:
                     )
         finally:
             runs.close()
+
+    def block_ends(
+        self, file: InputFile, *, block_rows: int, max_rows: int | None = None
+    ) -> Iterator[tuple[int, int | None]]:
+        """See `asyncbatch.protocols.FindsBlocks`. Text is searched for row ends only, at about 1 GB/s."""
+        if not isinstance(self._reader, CountsRows):
+            for block in self.blocks(
+                file, columns=self._own[:1], block_rows=block_rows, max_rows=max_rows
+            ):
+                yield block.block.stop, block.end_offset
+            return
+        rows, end = 0, None
+        for count, ends in self._reader.row_ends(file, max_rows):
+            for position in range(block_rows - 1 - rows % block_rows, count, block_rows):
+                yield rows + position + 1, None if ends is None else int(ends[position])
+            rows += count
+            end = None if ends is None else int(ends[-1])
+        if rows % block_rows:
+            yield rows, end
 
     def sample(self, *, columns: Sequence[str], rows: int) -> pa.Table:
         """At most `rows` readable rows: from the start, the middle and the end, and from up to four files."""

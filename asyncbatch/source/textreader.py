@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from asyncbatch.model import InputFile
-from asyncbatch.source.blocks import Gap, Piece
+from asyncbatch.source.blocks import Gap, Offsets, Piece
 from asyncbatch.source.text import FindRows, Slab, TextCursor, TextFile, sample_slabs, spread
 
 _SPOTS = 5
@@ -49,6 +49,15 @@ class TextReader:
         finally:
             if cursor is not None:
                 cursor.close()
+
+    def row_ends(self, file: InputFile, max_rows: int | None) -> Iterator[tuple[int, Offsets | None]]:
+        text = self._files[file.path]
+        cursor = TextCursor(text, find=self._find)
+        try:
+            for slab in cursor.read(0, max_rows):
+                yield slab.rows, None if text.compressed else slab.ends
+        finally:
+            cursor.close()
 
     def sample(self, file: InputFile, columns: Sequence[str], rows: int) -> pa.Table | None:
         text = self._files[file.path]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
+from asyncbatch.errors import StorageError
+
 Write: TypeAlias = Callable[[BinaryIO], object]
 """Writes the whole content to the file it is given; may be called once only, must not close it."""
 
@@ -36,8 +38,8 @@ class Store(Protocol):
 
     A name is seen whole or not at all: whatever is listed or read was written to its end, and no crash, lost
     connection or second writer changes that. When a method returns, what it did survives a crash of the
-    machine. Every method raises StorageError when the disk or the service fails; it never retries a failed
-    write of its own accord.
+    machine. Every method raises StorageError when the disk or the service fails. A failed sync of a disk is never
+    tried again; a request to an object store is, and what it came to is found out by looking.
     """
 
     @property
@@ -82,8 +84,15 @@ class Store(Protocol):
         """
         ...
 
-    def replace(self, name: str, write: Write) -> None:
-        """Create or replace `name`: readers see the old content or the new, never both or neither."""
+    def replace(self, name: str, write: Write, *, expected: Entry | None = None) -> None:
+        """Create or replace `name`: readers see the old content or the new, never both or neither.
+
+        Args:
+            expected: what is to be replaced.
+
+        Raises:
+            StorageError: something else than `expected` is there.
+        """
         ...
 
     def swap(self, swaps: "Sequence[Swap]") -> bool:
@@ -104,10 +113,22 @@ class Store(Protocol):
         `before` (seconds since 1970); never what belongs to `live` or to this process."""
         ...
 
+    def below(self, folder: str) -> "Store":
+        """The store of the names that begin with `folder/`, with the same state folder and owner."""
+        ...
+
     def remove_empty_folders(self) -> None:
         """Remove the root and the folders in it as far as they hold no file; nothing where there are no
         folders."""
         ...
+
+
+def replaced_meanwhile(where: str) -> StorageError:
+    """Another process put something else there."""
+    return StorageError(
+        f"{where} was changed by another process meanwhile",
+        hint="is a second one at work on this output? the same command goes on",
+    )
 
 
 def read_bytes(store: Store, name: str) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from asyncbatch.errors import OutputError, StorageError
-from asyncbatch.store.base import Entry, Swap, Write
+from asyncbatch.store.base import Entry, Swap, Write, replaced_meanwhile
 from asyncbatch.store.faults import output_error, storage_error
 from asyncbatch.store.filesystem import FileSystem, OsFileSystem, Scanned
 
@@ -66,6 +66,9 @@ class LocalStore:
         other._links = self._links
         return other
 
+    def below(self, folder: str) -> "LocalStore":
+        return self.beside(self._root / folder)
+
     @property
     def root(self) -> str:
         return str(self._root)
@@ -84,7 +87,7 @@ class LocalStore:
             # Not tried out in the root: readers of the output would see the file.
             probe = self._temp / f"{self._owner}-{uuid.uuid4().hex}"
             self._files.create(probe).close()
-            self._files.unlink(probe)
+            self._discard(probe)  # gone, where another process takes this one for dead
             if not self._files.writable(self._root):
                 raise OSError(errno.EACCES, "not writable")
             free = self._files.free_bytes(self._root)
@@ -142,9 +145,12 @@ class LocalStore:
             self._discard(temp)
         return created
 
-    def replace(self, name: str, write: Write) -> None:
+    def replace(self, name: str, write: Write, *, expected: Entry | None = None) -> None:
         final = self._root / name
         temp = self._write_temp(final, write)
+        if expected is not None and self.stat(name) != expected:
+            self._discard(temp)
+            raise replaced_meanwhile(str(final))
         try:
             self._files.rename(temp, final)
             self._files.sync_folder(final.parent)

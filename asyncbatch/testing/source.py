@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from asyncbatch.model import InputFile, SourceBlock
-from asyncbatch.protocols import Source
+from asyncbatch.protocols import FindsBlocks, Source
 
 _Done = tuple[int, int, int | None]
 
@@ -40,6 +40,19 @@ def check_source(make_source: Callable[[], Source], *, block_rows: Sequence[int]
     _check_samples(make_source)
     if source.resumable:
         _check_early_end(make_source, files)
+
+
+def _check_block_ends(
+    make_source: Callable[[], Source], file: InputFile, blocks: Sequence[SourceBlock], block_rows: int
+) -> None:
+    source = make_source()
+    try:
+        if not isinstance(source, FindsBlocks):
+            return
+        expected = [(block.block.stop, block.end_offset) for block in blocks]
+        assert list(source.block_ends(file, block_rows=block_rows)) == expected, "blocks end where they are said to"
+    finally:
+        source.close()
 
 
 def _check_shape(source: Source) -> None:
@@ -111,6 +124,7 @@ def _check_file(
     assert all(block.block.rows == block_rows for block in blocks[:-1]), "only the last block is shorter"
     assert [block.last for block in blocks] == [block is blocks[-1] for block in blocks]
     assert file.rows in (None, rows), "the row count is right where it is known"
+    _check_block_ends(make_source, file, blocks, block_rows)
     joined = _joined(blocks)
     assert same_rows(joined, whole), "any block size gives the same rows"
     assert _rejects(blocks) == _rejects(_blocks(make_source, file, block_rows=1 << 20)), (

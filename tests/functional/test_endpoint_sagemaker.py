@@ -5,6 +5,7 @@ import datetime as dt
 import email.utils
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,14 +288,42 @@ def test_without_new_credentials_the_run_stops_resumably(aws_files: Path) -> Non
 
 
 @pytest.mark.parametrize(("minutes", "word"), [(20, "slow"), (-20, "fast")])
-def test_a_wrong_clock_is_named(minutes: int, word: str) -> None:
+def test_a_wrong_clock_is_named_once_and_corrected(minutes: int, word: str) -> None:
     then = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
     date = email.utils.format_datetime(then, usegmt=True)
 
     async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:
         failure = Failure(status=403, error_name="InvalidSignatureException", server_date=date)
-        with pytest.raises(StoppedError, match=f"20 minutes {word}"):
-            await endpoint.refresh_credentials(failure)
+        said = await asyncio.gather(*(endpoint.refresh_credentials(failure) for _ in range(5)))
+        assert [each for each in said if each] == [
+            f"the clock of this machine is 20 minutes {word}; requests are signed with the time of the service"
+        ]
+        await endpoint.invoke(PAYLOAD, timeout_s=5)
+        (signed_at,) = server.seen[-1].header("x-amz-date")
+        when = dt.datetime.strptime(signed_at, "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
+        assert abs(when - then) < dt.timedelta(seconds=10)
+        with pytest.raises(StoppedError, match="no longer taken"):  # the clock is right now: it is something else
+            await endpoint.refresh_credentials(replace(failure, renewals=1))
+
+    with_server(test)
+
+
+def test_a_request_signed_before_the_last_renewal_asks_for_no_other(aws_files: Path) -> None:
+    """Many are under way when a token runs out; each is refused, the first renews, the others are sent again."""
+
+    async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:
+        expired = Plan(status=403, headers=(("x-amzn-ErrorType", "ExpiredTokenException"),))
+        server.script([expired, expired])
+        first, second = [await fails(endpoint) for _ in range(2)]
+        assert (first.renewals, second.renewals) == (0, 0)
+        login(aws_files, "AKIDNEW")
+        await endpoint.refresh_credentials(first)
+        await endpoint.refresh_credentials(second)  # long after the renewal is over
+        server.script([expired])
+        third = await fails(endpoint)
+        assert third.renewals == 1
+        with pytest.raises(StoppedError, match="no longer taken"):
+            await endpoint.refresh_credentials(third)
 
     with_server(test)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbatch.observe.page import Figure, Page, Section, write_page
+from asyncbatch.observe.page import Figure, Page, Section, page_html
 
 pytestmark = pytest.mark.real("chromium")
 
@@ -17,7 +17,10 @@ def test_every_figure_is_drawn(tmp_path: Path, rendered: Callable[[Path], str]) 
         for n in range(3)
     ]
     path = tmp_path / "report.html"
-    write_page(Page(title="a report", answer="done", sections=[Section(title="s", shows=figures)]), str(path))
+    path.write_text(
+        page_html(Page(title="a report", answer="done", sections=[Section(title="s", shows=figures)])),
+        encoding="utf-8",
+    )
     content = rendered(path)
     assert re.findall(r'<div class="figure js-plotly-plot" id="(\w+)"', content) == [
         "figure0",

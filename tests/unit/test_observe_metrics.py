@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from asyncbatch.model import Kind, Outcome, Sample
 from asyncbatch.observe.histogram import LogHistogram
-from asyncbatch.observe.metrics import MetricsCollector, RunTotals, Snapshot, metrics_of
+from asyncbatch.observe.metric import metrics_of
+from asyncbatch.observe.metrics import MetricsCollector, RunTotals, Snapshot
 
 
 class Clock:

@@ -53,7 +53,7 @@ def test_stdout() -> None:
         ("/", None, "cannot be an output"),
         ("out/", "csv", "is a folder"),
         ("out", "xml", "unknown output format 'xml'"),
-        ("s3://bucket/key", None, "s3:// are not supported"),
+        ("ftp://host/key", None, "ftp:// are not supported"),
         ("file://host/x", None, "another machine"),
     ],
 )

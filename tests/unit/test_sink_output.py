@@ -249,14 +249,13 @@ def test_no_rows_in_gives_an_output_with_columns_and_no_rows(spec: str) -> None:
 
 
 def test_two_first_starts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = open_sink("out/", shard="0-of-2"), open_sink("out/", shard="1-of-2")
-    same = dataclasses.replace(PLAN, job_id="k" * 32)
-    assert one.start(PLAN).job_id == other.start(same).job_id == PLAN.job_id
-    third = open_sink("out/", shard="2-of-3")
+    one, other, third = (open_sink("out/", shard=f"{index}-of-3") for index in range(3))
+    measured_anew = dataclasses.replace(PLAN, job_id="k" * 32, block_rows=5)
+    assert one.start(PLAN) == other.start(measured_anew) == PLAN
     with pytest.raises(
-        OutputError, match=r"has just planned out/ differently \(block_rows: planned 10, now 5\)"
+        OutputError, match=r"has just planned out/ differently \(options\.body: planned csv, now json\)"
     ):
-        third.start(dataclasses.replace(PLAN, job_id="k" * 32, block_rows=5))
+        third.start(dataclasses.replace(PLAN, job_id="l" * 32, options={**PLAN.options, "body": "json"}))
     for each in (one, other, third):
         each.close()
 
@@ -306,7 +305,7 @@ def test_a_folder_that_is_not_writable(home: Path) -> None:
 
 
 def test_a_folder_that_is_said_not_to_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncbatch.sink.output.os.access", lambda path, mode: False)
+    monkeypatch.setattr("asyncbatch.sink.places.os.access", lambda path, mode: False)
     with pytest.raises(OutputError, match="is not writable"):
         open_sink("out/")
 

@@ -6,15 +6,13 @@ in the file as JSON, and so is the document that the report was made from: `read
 
 import html
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from asyncbatch.errors import ConfigError, StorageError
+from asyncbatch.errors import ConfigError
 
 _DOCUMENT = re.compile(r'<script type="application/json" id="document">(.*?)</script>', re.DOTALL)
 
@@ -33,10 +31,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Cells are text; a column whose cells all begin with a digit, a sign or `-` is set to the right."""
+    """Cells are text; a column whose cells all begin with a digit or a sign is set to the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    left: Sequence[str] = ()
+    """Heads of columns that begin with digits and are set to the left all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,38 +64,8 @@ class Page:
     """The JSON document that the report shows."""
 
 
-def check_page_can_be_made() -> None:
-    """Before hours of work that end in a report.
-
-    Raises:
-        ConfigError: plotly is not installed.
-    """
-    _plotly_js()
-
-
-def write_page(page: Page, path: str) -> None:
-    """Write the page to a local file, whole or not at all.
-
-    Raises:
-        ConfigError: plotly is not installed.
-        StorageError: the folder does not exist or cannot be written.
-    """
-    content = page_html(page, plotly_js=_plotly_js())
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write the report {path}: {error.strerror or error}",
-            hint="give --report a path in a folder that exists",
-        ) from error
-
-
 def read_document(content: str) -> dict[str, Any]:
-    """The document of a page that `write_page` wrote.
+    """The document of a page that `page_html` made.
 
     Raises:
         ValueError: it is no such page.
@@ -107,8 +77,15 @@ def read_document(content: str) -> dict[str, Any]:
     return document
 
 
-def page_html(page: Page, *, plotly_js: str) -> str:
-    """The whole page as text."""
+def page_html(page: Page, *, script: str | None = None) -> str:
+    """The whole page as text.
+
+    Args:
+        script: plotly.js; None: that of the installed package.
+
+    Raises:
+        ConfigError: plotly is not installed.
+    """
     here = files("asyncbatch.observe.page")
     figures = {
         figure.name: {"traces": figure.traces, "layout": figure.layout}
@@ -131,7 +108,7 @@ def page_html(page: Page, *, plotly_js: str) -> str:
         "body": "\n".join(body),
         "document": _json(page.document),
         "figures": _json(figures),
-        "plotly": plotly_js.replace("</script", "<\\/script"),
+        "plotly": (plotly_js() if script is None else script).replace("</script", "<\\/script"),
         "script": (here / "page.js").read_text(encoding="utf-8"),
     }
     frame = (here / "page.html").read_text(encoding="utf-8")
@@ -152,8 +129,8 @@ def _section(section: Section) -> str:
 
 def _table(table: Table) -> str:
     right = [
-        all(not row[at] or row[at][0] in "0123456789+-±<≥$" for row in table.rows)
-        for at in range(len(table.head))
+        name not in table.left and all(not row[at] or row[at][0] in "0123456789+-±<≥$" for row in table.rows)
+        for at, name in enumerate(table.head)
     ]
 
     def cells(tag: str, row: Sequence[str]) -> str:
@@ -177,7 +154,12 @@ def _json(value: object) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _plotly_js() -> str:
+def plotly_js() -> str:
+    """The script that draws the plots.
+
+    Raises:
+        ConfigError: plotly is not installed.
+    """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
@@ -185,5 +167,4 @@ def _plotly_js() -> str:
             "an HTML report needs plotly, which is not installed",
             hint="pip install 'asyncbatch[report]', or give the report a name that ends in .json",
         ) from error
-    script: str = get_plotlyjs()
-    return script
+    return str(get_plotlyjs())
