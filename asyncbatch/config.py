@@ -39,6 +39,7 @@ from asyncbatch.units import (
 BODIES = ("csv", "csv-header", "jsonl", "json", "npy", "arrow", "parquet", "raw")
 ROW_FORMS = ("array", "object", "value")
 ON_ERROR = ("null", "drop", "fail")
+MODES = ("append", "replace", "fail")
 FORMATS = ("parquet", "csv", "jsonl")
 LOG_FORMATS = ("text", "json")
 TRANSPORTS = ("direct", "aioboto3")
@@ -64,7 +65,7 @@ def parse_changes(value: Any) -> tuple[str, ...]:
     return tuple(choice(*CHANGES)(name) for name in parse_names(value))
 
 
-_IN, _REQ, _REP, _SPEED, _FAIL, _OUT, _EP = (
+_IN, _REQ, _REP, _SPEED, _FAIL, _OUT, _EP, _STORE = (
     "Input",
     "Request",
     "Reply",
@@ -72,6 +73,7 @@ _IN, _REQ, _REP, _SPEED, _FAIL, _OUT, _EP = (
     "Failures",
     "Output",
     "Endpoint",
+    "Storage",
 )
 
 
@@ -268,11 +270,36 @@ class FailureConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StorageConfig:
+    """With whose rights buckets are read and written."""
+
+    source_profile: str | None = option(None, panel=_STORE, metavar="NAME", parse=parse_text,
+        help="AWS profile that reads the source", default_text="as --profile")
+    sink_profile: str | None = option(None, panel=_STORE, metavar="NAME", parse=parse_text,
+        help="AWS profile that writes the sink", default_text="as --profile")
+    anonymous: bool = option(False, panel=_STORE, kind="flag", parse=parse_bool,
+        help="read the source without credentials: a public bucket")
+    requester_pays: bool = option(False, panel=_STORE, kind="flag", parse=parse_bool,
+        help="pay for requests to buckets whose owner does not")
+    source_bucket_owner: str | None = option(None, panel=_STORE, metavar="ACCOUNT", parse=parse_text,
+        help="AWS account that must own the source's bucket", default_text="any")
+    sink_bucket_owner: str | None = option(None, panel=_STORE, metavar="ACCOUNT", parse=parse_text,
+        help="AWS account that must own the sink's bucket", default_text="any")
+    kms_key: str | None = option(None, panel=_STORE, metavar="KEY", parse=parse_text,
+        help="encrypt what is written with this key: KMS key of S3 and GCS, encryption scope of Azure",
+        default_text="as the bucket does")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputConfig:
     """What is written and said."""
 
     format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=choice(*FORMATS), choices=FORMATS,
         semantic=True, help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
+    mode: str = option("fail", panel=_OUT, metavar="|".join(MODES), parse=choice(*MODES), choices=MODES, semantic=True,
+        help="a table that exists: add rows to it, replace it in one step at the end, or fail")
+    partition_by: str | None = option(None, panel=_OUT, metavar="same", parse=choice("same"), choices=("same",), semantic=True,
+        help="write the parts into the partition folders that their input files are in", default_text="one folder")
     file_size: int | None = option(None, panel=_OUT, metavar="SIZE", parse=parse_size,
         help="join neighbouring parts of a folder at the end into files of about this size", default_text="a file for each block")
     report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text, help="write the run report there, .json or .html",
@@ -300,6 +327,7 @@ class RunConfig:
     speed: SpeedConfig = SpeedConfig()
     failure: FailureConfig = FailureConfig()
     output: OutputConfig = OutputConfig()
+    storage: StorageConfig = StorageConfig()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], *, where: str = "") -> "RunConfig":
@@ -352,6 +380,7 @@ PARTS: dict[str, type[Any]] = {
     "speed": SpeedConfig,
     "failure": FailureConfig,
     "output": OutputConfig,
+    "storage": StorageConfig,
 }
 
 
@@ -415,6 +444,10 @@ def _checked(config: RunConfig) -> RunConfig:
         )
     if speed.tuning is not None and speed.no_tuning:
         raise ConfigError("--tuning and --no-tuning exclude each other", hint="give one of them")
+    if config.output.partition_by is not None and config.output.file_size is not None:
+        raise ConfigError(
+            "--partition-by and --file-size exclude each other", hint="give one of them; parts are joined in one folder"
+        )
     if config.output.quiet and config.output.verbose:
         raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")
     if reply.prediction_name == config.reply.error_name:

@@ -20,6 +20,8 @@ Values: TypeAlias = "np.ndarray[Any, Any] | pa.Array[Any] | list[Any]"
 class Outcome(Enum):
     """How an invocation ended, as the controller sees it (ARCHITECTURE: the failure table)."""
 
+    __hash__ = object.__hash__  # members are single; Enum's own hash is a call into Python, four a request
+
     SUCCESS = "success"
     THROTTLED = "throttled"
     """Refused for load by name (429, `ThrottlingException`)."""
@@ -38,6 +40,8 @@ class Outcome(Enum):
 
 class Kind(Enum):
     """Why an invocation was sent. Only FIRST and RETRY steer the controller."""
+
+    __hash__ = object.__hash__
 
     FIRST = "first"
     RETRY = "retry"
@@ -261,7 +265,7 @@ Payload: TypeAlias = BytesPayload | BatchPayload
 
 
 class WireTimes(NamedTuple):
-    """When the parts of one exchange happened, by the event loop's clock, in seconds."""
+    """When the parts of one exchange happened, by `time.monotonic`, in seconds."""
 
     began_s: float
     """A connection was there, and the first byte was handed to the system."""

@@ -45,7 +45,7 @@ class ModelFile(io.BytesIO):
 class ModelDisk:
     """A `FileSystem`: what is there now, what is there after a crash, and the names in between, by folder."""
 
-    def __init__(self, seed: int, *, links: bool = True) -> None:
+    def __init__(self, seed: str, *, links: bool = True) -> None:
         self.rng = random.Random(seed)
         self.links = links
         self.content: dict[int, bytes] = {}
@@ -69,13 +69,14 @@ class ModelDisk:
         if self.dead:
             raise Crash
         self.steps += 1
-        if self.steps == self.crash_at:
+        crashes, fails = self.steps == self.crash_at, self.steps == self.fail_at
+        self.hook()  # others may do something just before it
+        if crashes:
             self.dead = True
             self.crashed_before = operation
             raise Crash
-        if self.steps == self.fail_at:
+        if fails:
             raise OSError(self.fail_with, os.strerror(self.fail_with))
-        self.hook()
 
     def reboot(self) -> None:
         keep = self.rng.choice([0.0, 0.5, 0.5, 0.9, 1.0])
@@ -220,8 +221,10 @@ class ModelDisk:
     def lock(self, path: Path) -> Iterator[None]:
         self.step("lock")
         self.locked = True
-        yield
-        self.locked = False
+        try:
+            yield
+        finally:
+            self.locked = False
 
     def free_bytes(self, path: Path) -> int:
         return 10**9

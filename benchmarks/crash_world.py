@@ -33,7 +33,7 @@ from asyncbatch.sink.layout import (
     part_name,
     plan_name,
 )
-from asyncbatch.sink.lease import WHOLE, Holder, Lease, acquire
+from asyncbatch.sink.lease import WHOLE, Holder, Lease, acquire, acquire_finish
 from asyncbatch.sink.output import Output, wipe
 from asyncbatch.sink.parts import PartsSink
 from asyncbatch.sink.plan import Plan, load_plan, plan_from_json
@@ -75,14 +75,17 @@ class World:
     """Of the single file; None: a folder."""
     store_class: type[LocalStore] = LocalStore
     file_size: int | None = None
+    shards: bool = False
+    """Two processes share the job; the command is that of the first."""
     block_rows: int = BLOCK_ROWS
     """Of the next plan."""
     told: dict[Block, list[pa.Table]] = field(default_factory=dict)
-    """Of each block the rows that may stand: those last called done, and before them those that a retry replaces."""
+    """Of each block the rows that may stand: those called done first, and those of retries that may replace them."""
     finished: bool = False
     """A command has ended: the single file is there from now on."""
     overwriting: bool = False
-    answers: int = 0
+    attempts: int = 0
+    """At any block: the prediction of all of its rows."""
 
     @property
     def location(self) -> SinkLocation:
@@ -92,7 +95,7 @@ class World:
             spec="out", kind=kind, format=self.format or "parquet", target=target, state=STATE
         )
 
-    def again(self, seed: int) -> "World":
+    def again(self, seed: str) -> "World":
         """The same, with other luck."""
         other = copy.copy(self)
         other.disk = copy.copy(self.disk)
@@ -118,7 +121,7 @@ class World:
         self.overwriting = False
 
     def _run(self, *, overwrite: bool) -> None:
-        output = self.open(shard="1-of-2", others_alive=False, overwrite=overwrite)
+        output = self.open(number=1, others_alive=False, overwrite=overwrite)
         if not output.finished:
             if output.plan is None:
                 output.start(self.new_plan())
@@ -130,6 +133,7 @@ class World:
             self.disk.rng.shuffle(blocks)
             for block in blocks:
                 self.commit(output.sink, block, mended=False)
+            assert output.may_finish(), "another shard is finishing, which is dead"
             assert output.finish({}) is not None
         self.finished = True
         output.close()
@@ -142,7 +146,7 @@ class World:
         plan = load_plan(state)
         assert plan is not None
         existing = Existing(location=self.location, plan=plan, state=state, parts=parts, target=target)
-        retry = Retry(existing, lease)
+        retry = Retry(existing, lease, file_size=self.file_size)
         if retry.wanted:
             retry.begin()
             done = {
@@ -158,7 +162,7 @@ class World:
             ]:
                 self.commit(retry.sink, block, mended=True)
             retry.finish({})
-            self.told = {block: tables[-1:] for block, tables in self.told.items()}
+            self.settle()
         retry.close()
 
     def new_plan(self) -> Plan:
@@ -172,12 +176,17 @@ class World:
             source="in",
         )
 
-    def open(self, *, shard: str, others_alive: bool, overwrite: bool = False) -> Output:
+    def open(self, *, number: int, others_alive: bool, overwrite: bool = False) -> Output:
+        """Of the process `number`, to which every other one is alive or dead."""
         state, parts, target, owner = self._stores()
         machine = ModelMachine(others_alive=others_alive)
 
         def take_lease() -> Lease:
+            shard = f"{number}-of-2" if self.shards else WHOLE
             return acquire(state, owner=owner, shard=shard, machine=machine)
+
+        def take_finish() -> Lease | Holder:
+            return acquire_finish(state, owner=owner, machine=machine)
 
         lease = None
         if STATE in self.disk.names:
@@ -194,6 +203,7 @@ class World:
             if overwrite
             else None,
             file_size=self.file_size,
+            take_finish=take_finish if self.shards else None,
         )
 
     def _stores(self) -> tuple[LocalStore, LocalStore, LocalStore, str]:
@@ -205,11 +215,12 @@ class World:
         return state, parts, target, owner
 
     def commit(self, sink: PartsSink, block: Block, *, mended: bool) -> None:
-        self.answers += 1
+        self.attempts += 1
+        attempt = self.attempts
         sink.write(
             block,
-            answer(block, self.answers, mended=mended),
-            rejects=rejects_of(block, mended=mended),
+            answer(block, attempt=attempt, mended=mended),
+            rejects=rejects_of(block, attempt=attempt, mended=mended),
             variants={"A": block.rows},
             end_offset=block.stop * 10,
             last=block.stop == ROWS[block.file],
@@ -244,19 +255,14 @@ class World:
         """What must hold at any moment, and right after any crash."""
         names = self.disk.names
         plan = self._plan()
-        seen: dict[int, pa.Table] = {}
-        parts = sorted(
-            (block, path) for path in self._parts() if (block := parse_part_name(path.name)) is not None
-        )
-        assert len(parts) == len(self._parts()), "a file among the parts is none"
-        for block, path in parts:
+        for path in self._parts():
+            block = parse_part_name(path.name)
+            assert block is not None, "a file among the parts is none"
             footer = self.check_part(self.content(path), block)
             assert plan is not None, "parts without a plan"
             assert footer.job_id == plan.job_id, "a part of another job"
             assert footer.config_hash == plan.config_hash, "a part of another configuration"
-            rows = read_table(self.content(path))
-            for at in range(block.rows):
-                seen[block.file * 100 + block.start + at] = rows.slice(at, 1)
+        seen = self._seen()
         done = STATE / "_SUCCESS" in names
         if self.format is None or not done:
             self.check_told(seen)
@@ -266,6 +272,36 @@ class World:
             self.check_target(done=done)
         if done and not self._retrying():
             self.check_result()
+
+    def settle(self) -> None:
+        """A retry has ended: what stands now is what was called done, and the endpoint was asked about all of it."""
+        self.check()
+        standing = self._standing()
+        for block in self.told:
+            ids = [block.file * 100 + row for row in range(block.start, block.stop)]
+            rows = pa.concat_tables([standing[each] for each in ids])
+            bad = [
+                block.start + at for at, error in enumerate(rows["error"].to_pylist()) if error is not None
+            ]
+            assert bad == [each.row for each in rejects_of(block, attempt=0, mended=True)], "not retried"
+            self.told[block] = [rows]
+
+    def _standing(self) -> dict[int, pa.Table]:
+        """The rows of the finished output, by id."""
+        if self.format is not None:
+            table = read_target(self.content(self.location.target), self.location.format)
+            return {each: table.slice(at, 1) for at, each in enumerate(IDS)}
+        return self._seen()
+
+    def _seen(self) -> dict[int, pa.Table]:
+        """The rows of the parts that can be seen, by id."""
+        seen: dict[int, pa.Table] = {}
+        for path in self._parts():
+            block = parse_part_name(path.name)
+            assert block is not None, "a file among the parts is none"
+            rows = read_table(self.content(path))
+            seen |= {block.file * 100 + block.start + at: rows.slice(at, 1) for at in range(block.rows)}
+        return seen
 
     def check_told(self, seen: dict[int, pa.Table]) -> None:
         for block, tables in self.told.items():
@@ -369,21 +405,25 @@ def blocks_of(plan: Plan, file: int, start: int = 0, stop: int | None = None) ->
     ]
 
 
-def refused(row: int, *, mended: bool) -> bool:
-    return row % 6 == 5 if mended else row % 3 == 2
+def refused(row: int, *, attempt: int, mended: bool) -> bool:
+    """Not every attempt at a block has the same rejects."""
+    return row % 6 == 5 if mended else row % 3 == 2 or (attempt % 2 == 1 and row % 4 == 1)
 
 
-def rejects_of(block: Block, *, mended: bool) -> list[Reject]:
-    rows = range(block.start, block.stop)
-    return [Reject(row=row, code="rejected", message="no") for row in rows if refused(row, mended=mended)]
+def rejects_of(block: Block, *, attempt: int, mended: bool) -> list[Reject]:
+    return [
+        Reject(row=row, code="rejected", message="no")
+        for row in range(block.start, block.stop)
+        if refused(row, attempt=attempt, mended=mended)
+    ]
 
 
-def answer(block: Block, value: int, *, mended: bool) -> pa.Table:
+def answer(block: Block, *, attempt: int, mended: bool) -> pa.Table:
     rows = range(block.start, block.stop)
     columns = {
         "id": [block.file * 100 + row for row in rows],
-        "prediction": [value] * block.rows,
-        "error": ["no" if refused(row, mended=mended) else None for row in rows],
+        "prediction": [attempt] * block.rows,
+        "error": ["no" if refused(row, attempt=attempt, mended=mended) else None for row in rows],
     }
     return pa.table(columns, schema=SCHEMA)
 

@@ -61,9 +61,10 @@ class Emulator:
 
     def _ask(self, method: str, path: str, body: bytes, expected: tuple[int, ...], **headers: str) -> bytes:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        connection.request(method, path, body, headers)
-        reply = connection.getresponse()
-        content = reply.read()
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers)
+            reply = connection.getresponse()
+            content = reply.read()
         assert reply.status in expected, f"{method} {path}: {reply.status} {content[:300]!r}"
         return content
 
@@ -133,6 +134,7 @@ def azure() -> Iterator[Emulator]:
 def _running(command: list[str], port: int) -> Iterator[None]:
     """A server that ends with this block, or with this process: its standard input closes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment["S3_UPLOAD_PART_MIN_SIZE"] = "1"  # moto's: small files in several pieces
     child = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -170,10 +172,24 @@ def _free_port() -> int:
 # -- in the server's process ---------------------------------------------------------------------------------
 
 
-def _serve_s3(port: int) -> None:
-    from moto.server import main
+_turn = threading.Lock()
 
-    main(["-H", "127.0.0.1", "-p", str(port)])
+
+def _serve_s3(port: int) -> None:
+    """One request after the other: moto looks at a condition and writes in two steps."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, run_simple
+
+    application = DomainDispatcherApplication(create_backend_app)
+
+    def in_turn(environ: Any, start_response: Any) -> Any:
+        with _turn:
+            return list(application(environ, start_response))
+
+    class Handler(WSGIRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+    run_simple("127.0.0.1", port, in_turn, threaded=True, request_handler=Handler)
 
 
 def _serve_gcs(port: int, *, conditions: bool) -> None:
@@ -186,9 +202,6 @@ def _serve_gcs(port: int, *, conditions: bool) -> None:
         )
     running = server.create_server("127.0.0.1", port, in_memory=True)
     running.run()
-
-
-_turn = threading.Lock()
 
 
 def _conditional(handler: Any) -> Any:

@@ -3,9 +3,11 @@
     python benchmarks/torture.py --kills 200            # writes results/torture.json
     python -m pytest tests/torture                      # the short form
 
-A job is one input into one output. Its command is started, killed while it plans, scores or publishes, and started
-again, until as many kills are done as were asked for; the last start is left alone. The endpoint throttles, fails in
-every way that the simulated one knows, and refuses poison rows. After each kill every visible part must be whole and
+A job is one input into one output. Its command is started, killed while it plans, scores, joins parts or publishes, and
+started again, until as many kills are done as were asked for; the last start is left alone. The command is one process,
+or two or three shards at once of which one or all are killed, or `--processes 3` of which the parent or a child is. Then
+the rejects are retried, and that is killed too. The endpoint throttles, fails in every way that the simulated one knows,
+and refuses poison rows. After each kill every visible part must be whole and
 hold the rows of its range. At the end every row is there once, in input order, with its own prediction, and rejected
 are the poison rows and no others: what a run without kills writes, which is run once for each kind of input too.
 """
@@ -23,7 +25,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -55,8 +57,12 @@ PROBE_ROWS = 2 * (1 + 2 + 7 + 300)
 INPUTS = ("in.parquet", "in.csv", "in.jsonl", "in.csv.gz")
 SINKS = ("out", "joined", "out.parquet", "out.csv", "out.jsonl")
 """`joined` is a folder whose parts are joined at the end."""
-Phase = Literal["planning", "scoring", "publishing"]
+Phase = Literal["planning", "scoring", "publishing", "joining", "retrying"]
 PHASES: tuple[Phase, ...] = ("planning", "scoring", "scoring", "scoring", "publishing")
+Way = Literal["one", "three", "processes"]
+WAYS: tuple[Way, ...] = ("one", "three", "three", "processes")
+"""One process; two or three shards at once, another number at each start; `--processes 3`."""
+KILLED = ("a single process", "one of several", "all")
 _FAULTS = [kind for kind in ERROR_KINDS if kind not in ("nan", "hang", "trickle")]
 _LONGEST_S = 120.0
 _LEASE_BYTES = 2_000
@@ -147,17 +153,37 @@ class Job:
 
     source: str
     sink: str
-    kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    way: Way = "one"
+    home: Path = Path()
+    kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*PHASES, "joining", "retrying"), 0))
+    kills_of: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KILLED, 0))
     starts: int = 0
+    """Of processes that score."""
     rows_sent: int = 0
     """By the server's count, in all starts."""
-    lost_rows: list[int] = field(default_factory=list)
+    lost_rows: list[float] = field(default_factory=list)
     """For each kill: rows that were answered in that start, but not committed."""
     seconds: float = 0.0
 
     @property
     def killed(self) -> int:
         return sum(self.kills.values())
+
+    @property
+    def out(self) -> Path:
+        return self.home / self.sink
+
+    @property
+    def state(self) -> Path:
+        return self.home / f"{self.sink}.asyncbatch"
+
+    @property
+    def parts(self) -> Path:
+        return self.state / "parts" if "." in self.sink else self.out
+
+    @property
+    def finished(self) -> bool:
+        return (self.state / "_SUCCESS").exists()
 
 
 class Torture:
@@ -172,79 +198,192 @@ class Torture:
         self._context.set_forkserver_preload(["torture", "asyncbatch.cli.main", "asyncbatch.pipeline.api"])
         self._planning_s = 0.5
 
-    def run(self, source: str, sink: str, *, kills: int) -> Job:
+    def run(self, source: str, sink: str, *, kills: int, way: Way = "one") -> Job:
         """Start, kill, start again; the last start runs to its end, and everything is checked."""
-        job = Job(source, sink)
-        home = self._folder / f"{source}-{sink}-{kills}-{self._rng.getrandbits(32):08x}"
+        home = self._folder / f"{source}-{sink}-{way}-{kills}-{self._rng.getrandbits(32):08x}"
         home.mkdir()
+        job = Job(source, sink, way, home)
         began = time.monotonic()
-        while job.killed < kills and not (home / f"{sink}.asyncbatch" / "_SUCCESS").exists():
-            self._start(job, home, self._rng.choice(PHASES))
-        self._start(job, home, None)
-        self._data.check(home / sink)
+        phases: tuple[Phase, ...] = (*PHASES, "joining") if sink == "joined" else PHASES
+        while job.killed < kills and not job.finished:
+            self._round(job, self._commands(job), self._rng.choice(phases))
+        self._round(job, self._commands(job, last=True), None)
+        self._data.check(job.out)
+        assert not list((job.state / "lease").iterdir()), "a lease was left"
         job.seconds = time.monotonic() - began
         return job
 
-    def _start(self, job: Job, home: Path, phase: Phase | None) -> None:
-        """One start of the command: killed in `phase`, or to its end."""
-        state = home / f"{job.sink}.asyncbatch"
-        parts = state / "parts" if "." in job.sink else home / job.sink
-        finished = (state / "_SUCCESS").exists()
-        committed = check_parts(parts)
-        before = self._server.stats()
-        argv = [
-            "run", str(self._folder / job.source), str(home / job.sink), "-e", self._server.invocations_url, "--send", "x",
-            "--block-rows", str(BLOCK_ROWS), "--chunk-rows", str(CHUNK_ROWS), "--concurrency", str(CONCURRENCY),
-            "--request-timeout", "2s", "--no-progress",
-            *(("--file-size", "20KB") if job.sink == "joined" else ()),
+    def retry(self, job: Job, *, kills: int) -> None:
+        """Score the rejects of the finished job again, killed on the way: they are poison still, and all is as before."""
+        until = job.killed + kills
+        while job.killed < until:
+            self._round(job, [self._command("retry", str(job.out))], "retrying")
+        self._round(job, [self._command("retry", str(job.out))], None)
+        self._data.check(job.out)
+        assert not (job.state / "retry.json").exists()
+
+    def _commands(self, job: Job, *, last: bool = False) -> list[list[str]]:
+        """What is started at once. The number of shards changes from start to start, and the last may be one process."""
+        whole = self._command("run", str(self._folder / job.source), str(job.out), sink=job.sink)
+        if job.way == "one":
+            return [whole]
+        if job.way == "processes":
+            return [[*whole, "--processes", "3"]]
+        shards = self._rng.choice((1, 2, 3) if last else (2, 3, 3, 3))
+        return [[*whole, "--shard", f"{index}/{shards}"] for index in range(shards)]
+
+    def _command(self, *arguments: str, sink: str = "") -> list[str]:
+        return [
+            *arguments, "-e", self._server.invocations_url, "--chunk-rows", str(CHUNK_ROWS), "--concurrency",
+            str(CONCURRENCY), "--request-timeout", "2s", "--no-progress",
+            *(("--send", "x", "--block-rows", str(BLOCK_ROWS)) if arguments[0] == "run" else ()),
+            *(("--file-size", "20KB") if sink == "joined" else ()),
         ]  # fmt: skip
+
+    def _round(self, job: Job, commands: list[list[str]], phase: Phase | None) -> None:
+        """Start all `commands`; some or all of them are killed in `phase`, or none."""
+        finished, planned = job.finished, (job.state / "job-000001.json").exists()
+        committed = check_parts(job.parts)
+        before = self._server.stats()
         began = time.monotonic()
-        process = self._context.Process(target=_command, args=(argv, str(home / "stderr")))
-        process.start()
-        job.starts += 1
+        processes = []
+        for number, argv in enumerate(commands):
+            process = self._context.Process(target=_command, args=(argv, str(job.home / f"stderr-{number}")))
+            process.start()
+            processes.append(process)
+        starts = 3 if job.way == "processes" and phase != "retrying" else len(commands)
+        job.starts += starts
+        killed: set[Any] = set()
+        wounded = False
         if phase is not None:
-            self._await_moment(phase, state, process)
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
-        elif not (state / "job-000001.json").exists():
-            self._note_planning(state, process, began)
-        process.join(_LONGEST_S)
-        if process.is_alive():
-            process.kill()
-            raise AssertionError(f"{argv} hangs; see {home / 'stderr'}")
-        time.sleep(0.03)  # what it had sent is counted
+            self._await_moment(phase, job, processes)
+            killed, wounded = self._kill(job, phase, processes)
+        elif not planned:
+            self._note_planning(job.state, processes, began)
+        for process, argv in zip(processes, commands, strict=True):
+            process.join(_LONGEST_S)
+            if process.is_alive():
+                process.kill()
+                raise AssertionError(f"{argv} hangs; see {job.home}")
+        _until(lambda: not self._at_work(job), processes, whatever=True)
+        time.sleep(0.03)  # what they had sent is counted
         after = self._server.stats()
         job.rows_sent += after["rows_in"] - before["rows_in"]
-        if process.exitcode == -signal.SIGKILL and phase is not None:
-            job.kills[phase] += 1
-            left = check_parts(parts)
-            published = (state / "manifest.json").exists()
-            lost = after["rows"] - before["rows"] - (left - committed)
-            job.lost_rows.append(0 if published else max(0, lost))
-        else:
-            said = (home / "stderr").read_text()
-            expected = 0 if finished else 3  # nothing was left to do, or done with rejects
-            assert process.exitcode == expected, f"exit code {process.exitcode}: {said[-2000:]}"
+        left = check_parts(job.parts)
+        for number, process in enumerate(processes):
+            if process in killed and process.exitcode == -signal.SIGKILL:
+                continue
+            said = (job.home / f"stderr-{number}").read_text()
+            assert process.exitcode in _expected(commands[number], finished=finished, wounded=wounded), (
+                f"{commands[number]} ended with {process.exitcode}: {said[-2000:]}"
+            )
+        count = sum(process.exitcode == -signal.SIGKILL for process in killed) + wounded
+        if phase is None or not count:
+            assert phase is not None or job.finished, "every row is there, and nobody has finished the output"
+            return
+        job.kills[phase] += count
+        if phase != "retrying":
+            lost = (
+                after["rows"]
+                - before["rows"]
+                - (left - committed)
+                - starts * (3 if planned else PROBE_ROWS // 2)
+            )
+            published = (job.state / "manifest.json").exists()
+            job.lost_rows += [0.0 if published else max(0, lost) / count] * count
 
-    def _await_moment(self, phase: Phase, state: Path, process: Any) -> None:
-        """Return when the process is to be killed."""
+    def _kill(self, job: Job, phase: Phase, processes: list[Any]) -> tuple[set[Any], bool]:
+        """One, some or all; which of `processes` were, and whether one that they had started was."""
+        living = [process for process in processes if process.is_alive()]
+        if job.way == "processes" and phase != "retrying" and self._rng.random() < 0.5:
+            children = [
+                pid for pid in self._at_work(job) if pid not in {process.pid for process in processes}
+            ]
+            if children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._rng.choice(children), signal.SIGKILL)
+                    job.kills_of["one of several"] += 1
+                    return set(), True
+        if not living:
+            return set(), False
+        victims = living if self._rng.random() < 0.5 else [self._rng.choice(living)]
+        for process in victims:
+            os.kill(process.pid, signal.SIGKILL)
+        name = "a single process" if len(processes) == 1 else "all" if len(victims) > 1 else "one of several"
+        if job.way == "processes" and phase != "retrying":
+            name = "all"
+        job.kills_of[name] += len(victims)
+        others = [process for process in living if process not in victims]
+        if others and self._rng.random() < 0.3:  # and these a little later
+            others[0].join(self._rng.uniform(0, 0.4))
+            for process in others:
+                if process.is_alive():
+                    os.kill(process.pid, signal.SIGKILL)
+                    job.kills_of["one of several"] += 1
+                    victims.append(process)
+        return set(victims), False
+
+    def _at_work(self, job: Job) -> list[int]:
+        """Processes that hold a lease and live."""
+        found = []
+        for path in (job.state / "lease").glob("*.json"):
+            try:
+                pid = json.loads(path.read_text())["pid"]
+                alive = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+            except (OSError, ValueError):
+                continue
+            if alive:
+                found.append(int(pid))
+        return found
+
+    def _await_moment(self, phase: Phase, job: Job, processes: list[Any]) -> None:
+        """Return when the time has come to kill."""
+        slower = 4 if job.way == "processes" else 1  # interpreters of their own
         if phase == "planning":
-            process.join(self._rng.uniform(0, 1.2 * self._planning_s))
+            _until(lambda: False, processes, longest_s=self._rng.uniform(0, 1.2 * slower * self._planning_s))
             return
-        _until((state / "job-000001.json").exists, process)
+        if phase == "retrying":
+            _until((job.state / "retry.json").exists, processes)
+            _until(lambda: False, processes, longest_s=self._rng.uniform(0, 0.5))
+            return
+        _until((job.state / "job-000001.json").exists, processes)
         if phase == "scoring":
-            process.join(self._rng.uniform(0.05, 0.8))
+            _until(lambda: False, processes, longest_s=slower * self._rng.uniform(0.05, 0.8))
             return
-        _until((state / "manifest.json").exists, process)
-        process.join(self._rng.uniform(0, 0.03))
+        record = "joined.json" if phase == "joining" else "manifest.json"
+        _until((job.state / record).exists, processes)
+        _until(lambda: False, processes, longest_s=self._rng.uniform(0, 0.03))
 
-    def _note_planning(self, state: Path, process: Any, began: float) -> None:
-        _until((state / "job-000001.json").exists, process)
+    def _note_planning(self, state: Path, processes: list[Any], began: float) -> None:
+        _until((state / "job-000001.json").exists, processes)
         self._planning_s = time.monotonic() - began
 
 
-def _until(happened: Any, process: Any) -> None:
-    while not happened() and process.is_alive():
+def _expected(argv: list[str], *, finished: bool, wounded: bool) -> tuple[int, ...]:
+    """Exit codes of a process that was not killed: there are rejects, and it may be another shard that has them."""
+    if wounded:
+        return (0, 1, 3)
+    if argv[0] == "retry":
+        return (0, 3) if finished else (0, 2, 3)
+    if "--shard" in argv:
+        return (0, 3)
+    return (0,) if finished else (3,)
+
+
+def _until(
+    happened: Callable[[], bool],
+    processes: list[Any],
+    *,
+    longest_s: float = _LONGEST_S,
+    whatever: bool = False,
+) -> None:
+    """Return when it has happened, or none of the processes lives, or time is up."""
+    until = time.monotonic() + longest_s
+    while (
+        not happened()
+        and time.monotonic() < until
+        and (whatever or any(each.is_alive() for each in processes))
+    ):
         time.sleep(0.002)
 
 
@@ -294,16 +433,24 @@ def main() -> None:
     jobs: list[Job] = []
     with tempfile.TemporaryDirectory() as folder, torture(Path(folder), asked.seed) as tortured:
         undisturbed = {source: tortured.run(source, "out", kills=0) for source in INPUTS}
-        pairs = list(product(INPUTS, SINKS))
+        sent: list[int] = []
+        kinds = list(product(WAYS, INPUTS, SINKS))
+        random.Random(asked.seed).shuffle(kinds)
         while sum(job.killed for job in jobs) < asked.kills and time.monotonic() - began < asked.longest:
-            source, sink = pairs[len(jobs) % len(pairs)]
-            job = tortured.run(source, sink, kills=asked.kills_per_job)
+            way, source, sink = kinds[len(jobs) % len(kinds)]
+            job = tortured.run(source, sink, kills=asked.kills_per_job, way=way)
             assert job.rows_sent - ROWS <= overhead_allowed(job, undisturbed[source]), job
+            sent.append(job.rows_sent)
+            if len(jobs) % 3 == 0:
+                tortured.retry(job, kills=2)
             jobs.append(job)
-            print(f"{source} -> {sink}: {job.kills}, {job.starts} starts, {job.seconds:.0f} s", flush=True)
+            print(
+                f"{way}: {source} -> {sink}: {job.kills}, {job.starts} starts, {job.seconds:.0f} s",
+                flush=True,
+            )
     lost = [rows for job in jobs for rows in job.lost_rows]
     assert sum(lost) <= LOST_ROWS * len(lost), f"answered and lost again by the kills: {lost}"
-    kills = {phase: sum(job.kills[phase] for job in jobs) for phase in dict.fromkeys(PHASES)}
+    kills = {phase: sum(job.kills[phase] for job in jobs) for phase in jobs[0].kills}
     result = {
         "what": "SIGKILL at random moments, then the same command again: outputs checked row by row",
         **surroundings("pyarrow"),
@@ -311,6 +458,8 @@ def main() -> None:
         "seconds": round(time.monotonic() - began, 1),
         "kills": sum(kills.values()),
         "kills_by_phase": kills,
+        "kills_by_way": {way: sum(job.killed for job in jobs if job.way == way) for way in dict.fromkeys(WAYS)},
+        "kills_by_victims": {name: sum(job.kills_of[name] for job in jobs) for name in KILLED},
         "jobs": len(jobs),
         "starts": sum(job.starts for job in jobs),
         "violations": 0,
@@ -322,7 +471,7 @@ def main() -> None:
         "rows_sent_by_an_undisturbed_run": {source: job.rows_sent for source, job in undisturbed.items()},
         "rows_answered_and_lost_by_a_kill": {"mean": round(mean(lost), 1), "most": max(lost)},
         "rows_sent_of_a_job": {
-            "mean": round(mean(job.rows_sent for job in jobs)), "most": max(job.rows_sent for job in jobs)
+            "mean": round(mean(sent)), "most": max(sent)
         },
     }  # fmt: skip
     print(save("torture", result))

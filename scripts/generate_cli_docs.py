@@ -20,6 +20,8 @@ from asyncbatch.observe.metric import metrics_of  # noqa: E402
 from asyncbatch.observe.metrics import RunTotals, Snapshot  # noqa: E402
 from asyncbatch.observe.schema import document_schema, report_schema  # noqa: E402
 from asyncbatch.option import flag  # noqa: E402
+from asyncbatch.pipeline.preview import SCHEMA_VERSION as PLAN_SCHEMA_VERSION  # noqa: E402
+from asyncbatch.pipeline.preview import PlanReport  # noqa: E402
 
 NOTE = "<!-- Made by scripts/generate_cli_docs.py; do not edit. -->"
 OPTIONS_INTRODUCTION = """\
@@ -82,12 +84,14 @@ def pages() -> dict[Path, str]:
     """File to content."""
     docs = ROOT / "docs"
     bench_schema = document_schema(BenchResult, title="asyncbatch bench result", version=SCHEMA_VERSION)
+    plan_schema = document_schema(PlanReport, title="asyncbatch plan", version=PLAN_SCHEMA_VERSION)
     return {
         docs / "cli.md": cli_page(),
         docs / "options.md": options_page(),
         docs / "metrics.md": metrics_page(),
         docs / "report-schema.json": json.dumps(report_schema(), indent=2) + "\n",
         docs / "bench-schema.json": json.dumps(bench_schema, indent=2) + "\n",
+        docs / "plan-schema.json": json.dumps(plan_schema, indent=2) + "\n",
     }
 
 

@@ -29,6 +29,11 @@ BEGIN = "<!-- figures: dependencies; made by scripts/measure_dependencies.py -->
 END = "<!-- end figures -->"
 RUNS = 5
 _MODULES = {
+    "azure-identity": "azure.identity",
+    "azure-storage-blob": "azure.storage.blob",
+    "gcp-storage-emulator": "gcp_storage_emulator.server",
+    "google-cloud-storage": "google.cloud.storage",
+    "hdrhistogram": "hdrh.histogram",
     "duckdb": "duckdb",
     "import-linter": "importlinter",
     "moto": "moto.server",

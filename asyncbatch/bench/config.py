@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from asyncbatch.bench.prices import stated_price
+from asyncbatch.bench.prices import Price, stated_price
 from asyncbatch.bench.schedule import Stage, geometric
 from asyncbatch.bench.slo import METRICS, Condition, parse_conditions
 from asyncbatch.errors import ConfigError
@@ -124,19 +124,19 @@ def _joined(value: Any) -> str:
 class LoadConfig:
     """What load, how long, and what is done with the figures."""
 
-    chunk_rows: Spread | None = option(None, panel=_LOAD, metavar="N|MIN:MAX|A,B,…", parse=parse_spread,
+    chunk_rows: Spread | None = option(None, panel=_LOAD, metavar="N|MIN:MAX|A,B,...", parse=parse_spread,
         help="rows of a request", default_text="1,64,1024; with --find-knee 1:8192; 1 in open loop")
-    concurrency: Spread | None = option(None, panel=_LOAD, metavar="N|MIN:MAX|A,B,…", parse=parse_spread,
+    concurrency: Spread | None = option(None, panel=_LOAD, metavar="N|MIN:MAX|A,B,...", parse=parse_spread,
         help="requests in flight, as many all the time (closed loop)", default_text="1,8,32; with --find-knee 1:128")
-    rate: Spread | None = option(None, panel=_LOAD, metavar="X|A,B,…", parse=parse_rates,
+    rate: Spread | None = option(None, panel=_LOAD, metavar="X|A,B,...", parse=parse_rates,
         help="requests started a second, however slow replies are (open loop)", default_text="closed loop")
     arrivals: str = option("constant", panel=_LOAD, metavar="|".join(ARRIVALS), parse=choice(*ARRIVALS), choices=ARRIVALS,
         help="with --rate or --stages: evenly apart, or at random as independent users come")
-    stages: tuple[Stage, ...] = option((), panel=_LOAD, metavar="TIME@RATE,…", parse=parse_stages,
+    stages: tuple[Stage, ...] = option((), panel=_LOAD, metavar="TIME@RATE,...", parse=parse_stages,
         help="open loop in stages one after the other, such as 5m@50,5m@200", default_text="none")
     find_knee: bool = option(False, panel=_LOAD, kind="flag", parse=parse_bool,
         help="search chunk rows x concurrency for the most rows/s within --slo, and measure the best again")
-    slo: tuple[Condition, ...] = option((), panel=_LOAD, metavar="TERM,…", parse=parse_conditions,
+    slo: tuple[Condition, ...] = option((), panel=_LOAD, metavar="TERM,...", parse=parse_conditions,
         help=f"objective, such as p95<800ms,errors<1%; of {', '.join(METRICS)}",
         default_text="errors<1% with --find-knee")
     replicates: int = option(3, panel=_LOAD, metavar="N", parse=parse_positive,
@@ -161,7 +161,7 @@ class LoadConfig:
         help="of arrival times and of the order of points")
     label: str | None = option(None, panel=_FIGURES, metavar="TEXT", parse=parse_text,
         help="how compare and reports call this result", default_text="the endpoint")
-    assert_: tuple[Condition, ...] = option((), panel=_FIGURES, metavar="TERM,…", parse=parse_conditions,
+    assert_: tuple[Condition, ...] = option((), panel=_FIGURES, metavar="TERM,...", parse=parse_conditions,
         help="exit 4 unless the best point satisfies this, in the words of --slo", default_text="none")
     price_per_hour: float | None = option(None, panel=_PRICE, metavar="X", parse=parse_positive_number,
         help="dollars an hour of one instance", default_text="none")
@@ -186,6 +186,13 @@ class LoadConfig:
     def is_open(self) -> bool:
         """Requests start at times of their own."""
         return bool(self.rate or self.stages)
+
+    @property
+    def price(self) -> Price | None:
+        """The price as stated; None without one."""
+        return stated_price(
+            per_hour=self.price_per_hour, instances=self.instances, per_gb_second=self.price_gb_second,
+            memory_gb=self.memory_gb)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "LoadConfig":
@@ -260,12 +267,7 @@ def _checked(load: LoadConfig) -> LoadConfig:
         )
     if load.stages and load.chunk_rows is not None and len(load.chunk_rows.values) > 1:
         raise ConfigError("--stages takes one --chunk-rows", hint="run one command for each")
-    stated_price(
-        per_hour=load.price_per_hour,
-        instances=load.instances,
-        per_gb_second=load.price_gb_second,
-        memory_gb=load.memory_gb,
-    )
+    _ = load.price  # raises where it is stated in two ways
     if load.arrivals == "poisson" and not load.is_open:
         raise ConfigError("--arrivals is for an open loop", hint="add --rate or --stages")
     return load

@@ -54,9 +54,9 @@ class Cycle:
             padded=rows < self._min_rows,
         )
 
-    def body_bytes(self, rows: int) -> int:
-        """Of the first chunk of so many rows."""
-        return self._block.encoded.payload(0, rows).nbytes
+    def fit(self, rows: int, most_bytes: int) -> int:
+        """How many rows, up to `rows`, make a body of at most `most_bytes`."""
+        return self._block.encoded.fit(0, min(rows, self._size), most_bytes)
 
 
 def load_rows(prepared: Prepared, config: RunConfig, *, at_least: int, where: str) -> Rows:

@@ -5,8 +5,7 @@ smaller steps around the best, also against each other. The best of many noisy f
 measured again, and the verdict is about those replicates.
 """
 
-import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import mean
 from typing import Literal, TypeAlias
@@ -17,8 +16,6 @@ from asyncbatch.units import IntRange
 
 TOLERANCE = 0.02
 """More requests in flight that bring less than this are not worth their wait."""
-_AS_GOOD = 0.01
-"""Settings whose rows/s differ by less are as good as each other; then the shorter latency wins."""
 _ROW_STEP, _FLIGHT_STEP = 4.0, 2.0
 _FINE_STEPS = (2**0.5, 2**0.25, 2**0.125)
 _FALLS = 2
@@ -26,7 +23,10 @@ _FALLS = 2
 _COLLAPSE, _COLLAPSE_ERRORS, _COLLAPSE_STEP = 0.7, 0.1, 2.05
 """A cliff: within twice the load, less than this share of the best rows/s, or more than this share of errors."""
 _AGREE = 0.05
-_CANDIDATES = 4
+_CANDIDATES, _MOVES, _RUNNERS = 4, 6, 4
+_DOUBT_STEP = 1.3
+_EDGE = 1.15
+"""So near to the end of the range the best is at it: the last step is a matter of luck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -48,6 +48,8 @@ class Measured:
     """Within the objective."""
     missed: str = ""
     """The condition that did not hold, in words."""
+    sure: bool = True
+    """The sample was large enough to tell whether it is feasible."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ def find_knee(rows: IntRange, concurrency: IntRange, *, replicates: int = 3) -> 
         best = yield from _climb(seen, _flight_ladder(best.rows, concurrency))
     if best is not None:
         yield from _refine(seen, rows, concurrency)
+        yield from _race(seen)
         yield from _narrow(seen, concurrency)
     return (yield from _conclude(seen, rows, concurrency, replicates))
 
@@ -130,14 +133,41 @@ def _refine(
 ) -> Generator[tuple[Setting, bool], Measured, None]:
     """Move to a better neighbour as long as there is one; then the same with smaller steps."""
     for step in _FINE_STEPS:
-        for _ in range(6):
+        doubted: set[Setting] = set()
+        for _ in range(_MOVES):
             best = _best(seen)
             assert best is not None
             for near in _neighbours(best, step, rows, concurrency):
                 yield from _ask(seen, near)
-            after = _best(seen)
-            if after is None or after == best:
+            if _best(seen) != best:
+                continue
+            close = [
+                near
+                for near in _neighbours(best, step, rows, concurrency)
+                if near.rows > best.rows and near not in doubted and _is_close(seen[near], seen[best])
+            ]
+            if not close or step < _DOUBT_STEP:
                 break
+            for setting in (best, *close):  # a gain of a few percent may have been hidden by bad luck
+                doubted.add(setting)
+                seen[setting] = _both(seen[setting], (yield setting, True))
+
+
+def _is_close(found: Measured, best: Measured) -> bool:
+    return found.feasible and found.rows_per_s >= best.rows_per_s * (1 - 2 * TOLERANCE)
+
+
+def _both(first: Measured, second: Measured) -> Measured:
+    """Two measurements of one setting."""
+    known = [each.p95_s for each in (first, second) if each.p95_s is not None]
+    return Measured(
+        rows_per_s=(first.rows_per_s + second.rows_per_s) / 2,
+        p95_s=mean(known) if known else None,
+        error_share=max(first.error_share, second.error_share),
+        feasible=first.feasible and second.feasible,
+        missed=first.missed or second.missed,
+        sure=first.sure and second.sure,
+    )
 
 
 def _neighbours(setting: Setting, step: float, rows: IntRange, concurrency: IntRange) -> Iterator[Setting]:
@@ -168,7 +198,7 @@ def _narrow(
     best = _best(seen)
     if best is None:
         return
-    most = seen[best].rows_per_s
+    most = _level(found for setting, found in seen.items() if setting.rows == best.rows and found.feasible)
     fewer = [
         each.concurrency for each in seen if each.rows == best.rows and each.concurrency < best.concurrency
     ]
@@ -180,25 +210,38 @@ def _narrow(
         low, high = (low, middle) if good else (middle, high)
 
 
-def _best(seen: dict[Setting, Measured], *, as_good: float = 0.0) -> Setting | None:
-    """The setting with the most rows/s, with as few requests in flight as give them.
+def _best(seen: dict[Setting, Measured]) -> Setting | None:
+    """The setting with the most rows/s, with as few requests in flight as give them."""
+    fewest = _fewest(seen)
+    return max(fewest, key=lambda each: fewest[each].rows_per_s, default=None)
 
-    Args:
-        as_good: among those whose rows/s are lower by at most this share, the one with the shortest p95.
-    """
+
+def _fewest(seen: dict[Setting, Measured]) -> dict[Setting, Measured]:
+    """For each size of request that is feasible, the fewest in flight that are as good as any."""
     feasible = {setting: found for setting, found in seen.items() if found.feasible and found.rows_per_s > 0}
     fewest = {}
     for rows in {setting.rows for setting in feasible}:
         alike = [setting for setting in feasible if setting.rows == rows]
-        most = max(feasible[setting].rows_per_s for setting in alike)
+        most = _level(feasible[setting] for setting in alike)
         enough = (setting for setting in alike if feasible[setting].rows_per_s >= most * (1 - TOLERANCE))
         least = min(enough, key=lambda each: each.concurrency)
         fewest[least] = feasible[least]
-    if not fewest:
-        return None
-    most = max(found.rows_per_s for found in fewest.values())
-    good = [each for each, found in fewest.items() if found.rows_per_s >= most * (1 - as_good)]
-    return min(good, key=lambda each: (fewest[each].p95_s or math.inf, each))
+    return fewest
+
+
+def _race(seen: dict[Setting, Measured]) -> Generator[tuple[Setting, bool], Measured, None]:
+    """Measure the few best again: the first of them may only have been the luckiest."""
+    fewest = _fewest(seen)
+    ordered = sorted(fewest, key=lambda each: -fewest[each].rows_per_s)[:_RUNNERS]
+    close = [each for each in ordered if _is_close(fewest[each], fewest[ordered[0]])]
+    for setting in close if len(close) > 1 else ():
+        seen[setting] = _both(seen[setting], (yield setting, True))
+
+
+def _level(alike: Iterable[Measured]) -> float:
+    """The rows/s of those that are about the best: their mean, since the highest of them is only the luckiest."""
+    rates = [each.rows_per_s for each in alike]
+    return mean(rate for rate in rates if rate >= max(rates) * (1 - 2 * TOLERANCE))
 
 
 def _conclude(
@@ -207,7 +250,7 @@ def _conclude(
     """Measure the best again; if it does not hold, the next best."""
     tried = dict(seen)
     for _ in range(_CANDIDATES):
-        best = _best(tried, as_good=_AS_GOOD)
+        best = _best(tried)
         if best is None:
             break
         again: list[Measured] = []
@@ -223,7 +266,7 @@ def _conclude(
             limited_by=limited_by,
             best=best,
             replicates=tuple(again),
-            confirmed=held == replicates and _agree(again),
+            confirmed=held == replicates and all(each.sure for each in again) and _agree(again),
             why=why,
         )
     missed = next((found.missed for found in seen.values() if found.missed), "")
@@ -264,7 +307,7 @@ def _verdict(
     edges = [
         name
         for name, value, bounds, rises in _edges(seen, best, rows, concurrency)
-        if value == bounds.high and rises
+        if value * _EDGE >= bounds.high and rises
     ]
     if edges:
         return (

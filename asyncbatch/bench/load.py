@@ -1,6 +1,6 @@
 """Applies load to an endpoint and notes every request: a fixed number in flight, or starts at times fixed beforehand.
 
-The clock is the event loop's, so that a load of hours runs under a virtual clock in seconds.
+The clock is an argument, and waiting is the event loop's: under a virtual clock a load of hours runs in seconds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,8 @@ from asyncbatch.pipeline.invoking import Answer, Refusal
 REFUSED_PAUSE_S = 0.01
 """In closed loop, after a failure: a refusal comes at once, and asking again at once would be no load but a flood."""
 _LEAST_TICK_S, _MOST_TICK_S, _TICKS = 0.25, 1.0, 40
+_GRAIN_S = 0.001
+"""Of timers; none starts a request early, so starts are up to this late, which is counted."""
 _YIELD_EVERY = 32
 _HOPELESS_REQUESTS, _HOPELESS_S = 20, 3.0
 """A point is given up when as many requests, or as long, brought failures alone."""
@@ -191,9 +193,9 @@ class Load:
     async def _dispatch(self, tasks: TaskGroup, starts: Iterator[float]) -> None:
         for number, start_s in enumerate(starts):
             due_s = self._began_s + start_s
-            wait_s = min(due_s, self._until_s) - self._clock()
-            if wait_s > 0:
-                await anyio.sleep(wait_s)
+            # A timer may be early by half its grain, and the end may come nearer while it runs.
+            while (wait_s := min(due_s, self._until_s) - self._clock()) > 0:  # noqa: ASYNC110
+                await anyio.sleep(max(wait_s, _GRAIN_S))
             if due_s >= self._until_s or not self._may_start(due_s):
                 return
             tasks.start_soon(self._request, due_s)
@@ -205,7 +207,7 @@ class Load:
     def _may_start(self, intended_s: float) -> bool:
         measured = self._window.start_s <= intended_s < self._window.stop_s
         if measured and self._limits.requests is not None and self._measured >= self._limits.requests:
-            self._end("requests")
+            self._end("requests", stop_s=intended_s)
             measured = False
         if intended_s >= self._until_s:
             return False
@@ -290,14 +292,19 @@ class Load:
         if hopeless and self._failed == len(self._records):
             self._end("errors", at_once=True)
 
-    def _end(self, why: StoppedBy, *, at_once: bool = False) -> None:
-        """Measure no further; go on under load for the cool-down, unless `at_once`."""
+    def _end(self, why: StoppedBy, *, at_once: bool = False, stop_s: float | None = None) -> None:
+        """Measure no further than `stop_s`, or now; go on under load for the cool-down, unless `at_once`."""
         if self._ended.is_set() and not at_once:
             return
         now_s = self._clock()
         if self._stopped_by is None:
             self._stopped_by = why
-            self._window = Window(start_s=self._window.start_s, stop_s=min(self._window.stop_s, now_s))
+            start_s = self._window.start_s
+            if why in ("errors", "saturation") and now_s <= start_s:
+                start_s = self._began_s  # it never came so far: what there is says it
+            self._window = Window(
+                start_s=start_s, stop_s=min(self._window.stop_s, now_s if stop_s is None else stop_s)
+            )
         self._until_s = min(
             self._until_s, now_s if at_once or why == "budget" else now_s + self._limits.cooldown_s
         )

@@ -130,7 +130,8 @@ def measured_point(
 
 
 def latency(values: "Array", confidence: float) -> Latency:
-    """The figures of latencies in order of their intended start, in seconds."""
+    """The figures of latencies in order of their intended start, in seconds; to the microsecond."""
+    values = np.round(values, 6)
     found = []
     for percent in PERCENTS:
         one = quantile(values, percent, confidence=confidence)
@@ -260,7 +261,8 @@ def _split(records: Records, view: _View) -> Split:
         return float(known.mean()) if len(known) else None
 
     def time(name: str) -> "Array":
-        return records.time(name)[view.order][view.good]
+        values: Array = records.time(name)[view.order][view.good]
+        return values
 
     received, finished, intended = time("received"), time("finished"), time("intended")
     began, written, replied = time("began"), time("written"), time("replied")

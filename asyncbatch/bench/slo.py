@@ -1,5 +1,6 @@
 """Conditions on the figures of a point, as `--slo` takes them: `p95<800ms,errors<1%`. Pure."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 _RATES = ("rows_per_s", "mb_per_s", "requests_per_s")
 _SHARES = ("errors", "throttled")
+_CHANCE, _MOST_TERMS = 0.025, 200
 METRICS = (*_PERCENTILES, "mean", "max", *_SHARES, *_RATES)
 """What a condition may name. Latencies count from the intended start."""
 
@@ -30,19 +32,48 @@ class Condition:
     limit: float
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.comparison}{_shown(self.metric, self.limit)}"
+        limit = f"{self.limit:g}" if self.metric in _RATES else _shown(self.metric, self.limit)
+        return f"{self.metric}{self.comparison}{limit}"
 
     def holds(self, point: Point) -> bool | None:
-        """Whether `point` satisfies it; None where its sample cannot tell."""
+        """Whether `point` satisfies it; None where its sample cannot tell.
+
+        A sample too small for a percentile can still tell that a limit is missed: by how many of it are beyond.
+        """
         found = value_of(point, self.metric)
-        return None if found is None else _COMPARE[self.comparison](found, self.limit)
+        if found is None:
+            return False if self._surely_missed(point) else None
+        return _COMPARE[self.comparison](found, self.limit)
 
     def missed(self, point: Point) -> str:
         """Why it does not hold, in words."""
         found = value_of(point, self.metric)
+        if found is None and self._surely_missed(point):
+            beyond = 1 - _share_below(point, self.limit)
+            return f"{self.metric} is not {self.comparison} {_shown(self.metric, self.limit)}: {beyond:.0%} take longer"
         if found is None:
             return f"too few requests for {self.metric}"
         return f"{self.metric} {_shown(self.metric, found)}, not {self.comparison} {_shown(self.metric, self.limit)}"
+
+    def _surely_missed(self, point: Point) -> bool:
+        """Were the limit held, so many beyond it would be a chance of less than 1 in 40."""
+        if self.metric not in _PERCENTILES or self.comparison not in ("<", "<=") or not point.latency.count:
+            return False
+        count = max(1, round(point.latency.effective_count))
+        beyond = round((1 - _share_below(point, self.limit)) * count)
+        allowed = 1 - _PERCENTILES[self.metric] / 100
+        fewer = sum(
+            math.comb(count, each) * allowed**each * (1 - allowed) ** (count - each)
+            for each in range(min(beyond, _MOST_TERMS))
+        )
+        return beyond > 0 and 1 - fewer < _CHANCE
+
+
+def _share_below(point: Point, limit: float) -> float:
+    """Share of the sample that took no longer than `limit` seconds."""
+    below = [percent for percent, seconds in point.latency.spectrum if seconds <= limit]
+    most = point.latency.max_s
+    return 1.0 if most is not None and most <= limit else max(below, default=0.0) / 100
 
 
 def value_of(point: Point, metric: str) -> float | None:

@@ -157,7 +157,7 @@ def quantile(values: "Array", percent: float, *, confidence: float) -> Quantile:
     if not count:
         return Quantile()
     ordered = np.sort(values)
-    value = float(ordered[min(count, max(1, math.ceil(share * count))) - 1])
+    value = float(ordered[min(count, max(1, math.ceil(round(share * count, 6)))) - 1])
     effective = max(1, round(effective_count((np.asarray(values) <= value).astype(np.float64))))
     low, high = binomial_ranks(effective, share, confidence)
     if low < 1 or high > effective:

@@ -48,7 +48,7 @@ def asyncbatch(
 
 def build_app() -> typer.Typer:
     """The application; nothing heavy is imported."""
-    from asyncbatch.cli import compare, demo, plan, retry, run, serve, status, verify
+    from asyncbatch.cli import bench, compare, demo, plan, retry, run, serve, status, verify
 
     app = typer.Typer(
         name="asyncbatch",
@@ -64,6 +64,7 @@ def build_app() -> typer.Typer:
     app.command(cls=HelpCommand, epilog=status.EXAMPLES)(status.status)
     app.command(cls=HelpCommand, epilog=verify.EXAMPLES)(verify.verify)
     app.command(cls=HelpCommand, epilog=retry.EXAMPLES)(retry.retry)
+    app.command(cls=HelpCommand, epilog=bench.EXAMPLES)(bench.bench)
     app.command(cls=HelpCommand, epilog=compare.EXAMPLES)(compare.compare)
     app.command(cls=HelpCommand, epilog=serve.EXAMPLES)(serve.serve)
     app.command(cls=HelpCommand, epilog=demo.EXAMPLES)(demo.demo)

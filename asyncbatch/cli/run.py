@@ -80,10 +80,14 @@ def execute(job: Job, *, hooks: Sequence[RunHook], run_job: RunJob, stdout: Text
     return report.exit_code
 
 
-def _run_job(*arguments: Any, **named: Any) -> RunReport:
+def _run_job(config: RunConfig, *arguments: Any, **named: Any) -> RunReport:
+    if config.speed.processes not in (None, 1):
+        from asyncbatch.cli.processes import run_processes
+
+        return run_processes(config, *arguments, **named)
     from asyncbatch.pipeline.api import run_job
 
-    return run_job(*arguments, **named)
+    return run_job(config, *arguments, **named)
 
 
 def _check_sink(config: RunConfig, sink: str | None) -> None:

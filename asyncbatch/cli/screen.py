@@ -10,7 +10,7 @@ from typing import TextIO
 from asyncbatch.config import OutputConfig
 from asyncbatch.errors import AsyncBatchError
 from asyncbatch.observe.logs import Level, LogLines, log_object
-from asyncbatch.observe.progress import ProgressLine
+from asyncbatch.observe.progress import FIRST_LINE_S, LINE_EVERY_S, ProgressLine
 from asyncbatch.observe.terminal import Terminal
 from asyncbatch.protocols import RunHook
 
@@ -24,6 +24,7 @@ class Screen:
         self._terminal = Terminal(stream)
         self._output = output
         self._as_json = output.log_format == "json"
+        self._next_line_s = FIRST_LINE_S
 
     def hooks(self) -> list[RunHook]:
         """Hooks for a run: log lines, and progress unless it is switched off."""
@@ -34,6 +35,24 @@ class Screen:
         if not (self._output.quiet or self._output.no_progress or self._as_json):
             found.insert(0, ProgressLine(self._terminal))
         return found
+
+    def line(self, text: str) -> None:
+        """Write a line above the status line."""
+        self._terminal.line(text)
+
+    def status(self, text: str, elapsed_s: float) -> None:
+        """Draw the status line; where nothing can be redrawn, a plain line every ten seconds."""
+        if self._output.quiet or self._output.no_progress:
+            return
+        if self._terminal.redraws:
+            self._terminal.status(text[: self._terminal.width() - 1])
+        elif elapsed_s >= self._next_line_s:
+            self._next_line_s = (elapsed_s // LINE_EVERY_S + 1) * LINE_EVERY_S
+            self._terminal.line(text)
+
+    def clear(self) -> None:
+        """Remove the status line."""
+        self._terminal.clear()
 
     def guard(self, command: Callable[[], int]) -> int:
         """Run `command`; what it raises becomes a message and an exit code."""

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from asyncbatch.errors import ConfigError
 from asyncbatch.option import Option
-from asyncbatch.server.config import DIALECTS, ERROR_KINDS
+from asyncbatch.server.config import CHANGEABLE, DIALECTS, ERROR_KINDS, NOISE_KINDS, ROUTINGS, SHAPES, Change
 from asyncbatch.units import (
     parse_bool,
     parse_count,
@@ -17,7 +18,6 @@ from asyncbatch.units import (
 )
 
 _SERVER, _SIMULATION = "Server", "Simulation"
-_SHAPES = ("affine", "step", "pow2", "knee")
 
 
 def _amount(value: Any) -> float:
@@ -45,6 +45,21 @@ def _deployments(value: Any) -> dict[str, str]:
             raise ValueError("expected CONFIG=MODEL")
         found[config] = model
     return found
+
+
+def _changes(value: Any) -> tuple[Change, ...]:
+    """`30s:slots=2,1m:instances=4`."""
+    found = []
+    for each in parse_names(value):
+        at, colon, change = each.partition(":")
+        what, equals, to = change.partition("=")
+        if not (colon and equals):
+            raise ValueError("expected TIME:WHAT=VALUE")
+        try:
+            found.append(Change(at_s=parse_duration(at), what=what, value=_amount(to)))
+        except ConfigError as error:
+            raise ValueError(f"{error.message.partition(': ')[2]} ({error.hint})") from None
+    return tuple(found)
 
 
 def _server(metavar: str, parse: Callable[[Any], Any], does: str, **more: Any) -> Option:
@@ -87,18 +102,38 @@ SERVE_OPTIONS: dict[str, Option] = {
     "latency": _simulated("TIME", parse_duration, "fixed time of one request in a slot"),
     "row_latency": _simulated("TIME", parse_duration, "time of one row, such as 0.05ms"),
     "shape": _simulated(
-        "|".join(_SHAPES),
+        "|".join(SHAPES),
         parse_text,
         "how rows are charged: as they are, rounded up to --shape-rows (step), to a power of two times it"
-        " (pow2), or with a quadratic term beyond --knee",
-        choices=_SHAPES,
+        " (pow2), with a quadratic term beyond --knee, or as --knee at least (saturating)",
+        choices=SHAPES,
     ),
     "shape_rows": _simulated("N", parse_positive, "rows of a step"),
     "knee": _simulated("N", parse_count, "rows from which on the quadratic term counts"),
     "knee_cost": _simulated("X", _amount, "the quadratic term, s per row squared"),
     "noise": _simulated("X", _amount, "sigma of the lognormal factor on every time"),
-    "slots": _simulated("N", parse_positive, "requests served at once"),
-    "queue": _simulated("N", parse_count, "places to wait for a slot; beyond them 503"),
+    "noise_kind": _simulated(
+        "|".join(NOISE_KINDS),
+        parse_text,
+        "lognormal, a memoryless share of the time, or one request of 33 ten times as long",
+        choices=NOISE_KINDS,
+    ),
+    "slots": _simulated("N", parse_positive, "requests that an instance serves at once"),
+    "queue": _simulated("N", parse_count, "places of an instance to wait for a slot; beyond them 503"),
+    "instances": _simulated("N", parse_positive, "copies of the container, each with slots and queue"),
+    "routing": _simulated(
+        "|".join(ROUTINGS), parse_text, "which instance a request goes to", choices=ROUTINGS
+    ),
+    "uneven": _simulated("X", _amount, "sigma of the lognormal factor on each instance's speed"),
+    "cores": _simulated("N", parse_count, "busy slots of an instance beyond so many share them"),
+    "thrash": _simulated("X", _amount, "further slowdown for each busy slot beyond --cores"),
+    "round_trip": _simulated("TIME", parse_duration, "time on the way there and back"),
+    "bandwidth": _simulated("SIZE", parse_size, "bytes a second of a request's body on the way"),
+    "changes": _simulated(
+        "TIME:WHAT=X,...",
+        _changes,
+        f"what becomes X so long after the first request: {', '.join(CHANGEABLE)}",
+    ),
     "rate": _simulated("X", _amount, "requests/s; beyond it ThrottlingException"),
     "burst": _simulated("X", _amount, "requests that may come at once under --rate"),
     "throttle_status": _simulated("400|429", parse_count, "status of a throttled request"),
@@ -106,6 +141,8 @@ SERVE_OPTIONS: dict[str, Option] = {
     "cap_bytes": _simulated("SIZE", parse_size, "largest body; beyond it 413"),
     "cap_rows": _simulated("N", parse_positive, "most rows of a request; beyond it 413"),
     "oom_rows": _simulated("N", parse_positive, "rows above which the container dies of memory"),
+    "oom_delay": _simulated("TIME", parse_duration, "how long the container takes to die of memory"),
+    "oom_restart": _simulated("TIME", parse_duration, "how long its slot is gone then"),
     "min_rows": _simulated("N", parse_positive, "fewest rows that the container can answer"),
     "cold": _simulated("TIME", parse_duration, "for so long after the start times are --cold-factor as long"),
     "cold_factor": _simulated("X", _amount, "how much longer"),
@@ -129,8 +166,17 @@ SIMULATION_FIELDS = {
     "knee": "knee",
     "knee_cost": "knee_c",
     "noise": "noise",
+    "noise_kind": "noise_kind",
     "slots": "slots",
     "queue": "queue",
+    "instances": "instances",
+    "routing": "routing",
+    "uneven": "uneven",
+    "cores": "cores",
+    "thrash": "thrash",
+    "round_trip": "round_trip_s",
+    "bandwidth": "bandwidth",
+    "changes": "changes",
     "rate": "rate",
     "burst": "burst",
     "throttle_status": "throttle",
@@ -138,6 +184,8 @@ SIMULATION_FIELDS = {
     "cap_bytes": "cap_bytes",
     "cap_rows": "cap_rows",
     "oom_rows": "oom_rows",
+    "oom_delay": "oom_delay_s",
+    "oom_restart": "oom_restart_s",
     "min_rows": "min_rows",
     "cold": "cold_s",
     "cold_factor": "cold_x",
@@ -159,8 +207,11 @@ DEFAULTS: dict[str, Any] = {
     "config_name": "in-service",
     "shape": "affine",
     "shape_rows": 32,
+    "noise_kind": "lognormal",
     "slots": 4,
     "queue": 1000,
+    "instances": 1,
+    "routing": "shortest",
     "throttle_status": 400,
 }
 """What help shows: the defaults of `ServeConfig` and `SimulationConfig`, and the port."""

@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asyncbatch.cli.options import VerboseOption
+from asyncbatch.cli.access import access_options, given_access
+from asyncbatch.cli.options import VerboseOption, with_options
 from asyncbatch.cli.screen import Screen, print_out
 from asyncbatch.config import OutputConfig
 from asyncbatch.observe import text
 
 if TYPE_CHECKING:
     from asyncbatch.sink.manifest import MissingRange
-    from asyncbatch.sink.status import OutputStatus
+    from asyncbatch.sink.status import LeaseHolder, OutputStatus
 
 EXAMPLES = """
 asyncbatch status scored/
@@ -30,17 +33,21 @@ JsonOption = Annotated[
 ]
 
 
-def status(out: OutArgument, as_json: JsonOption = False, verbose: VerboseOption = False) -> int:
+@with_options(*access_options())
+def status(
+    out: OutArgument, as_json: JsonOption = False, verbose: VerboseOption = False, **options: Any
+) -> int:
     """Say how far an output is.
 
     Takes it from listings and the small files of the state: no part is read, no lease is taken, and nothing is
-    changed, so it may be asked at any time. The rate is that of the last run that ended.
+    changed, so it may be asked at any time. While a run is going, rate and time left come from when its last
+    parts were written.
     """
     screen = Screen(sys.stderr, OutputConfig(verbose=verbose))
-    return screen.guard(lambda: execute(out, as_json=as_json))
+    return screen.guard(lambda: execute(out, as_json=as_json, options=options))
 
 
-def execute(out: str, *, as_json: bool) -> int:
+def execute(out: str, *, as_json: bool, options: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Print the status; returns the exit code.
 
     Raises:
@@ -48,7 +55,7 @@ def execute(out: str, *, as_json: bool) -> int:
     """
     from asyncbatch.sink.status import output_status
 
-    found = output_status(out)
+    found = output_status(out, access=given_access(options))
     print_out((json.dumps(to_dict(found), indent=2) if as_json else summary(found)) + "\n")
     return 0
 
@@ -74,18 +81,32 @@ def summary(found: "OutputStatus") -> str:
         lines.append(f"  {text.plural(found.rejects, 'row')} rejected")
     elif found.blocks_with_rejects:
         lines.append(f"  {text.plural(found.blocks_with_rejects, 'block')} with rejected rows")
+    if found.rows_per_s_now is not None:
+        left = "" if found.eta_s is None else f", {text.duration(found.eta_s)} left"
+        lines.append(f"  now: {text.number(found.rows_per_s_now)} rows/s{left}")
     if found.rows_per_s is not None:
         ended = found.last_run.replace("_", " ")
         lines.append(f"  last run: {ended}, {text.number(found.rows_per_s)} rows/s")
     for holder in found.holders:
         said = f"heartbeat {text.duration(holder.heartbeat_age_s)} ago" if holder.alive else "gone"
-        shard = "" if holder.shard == "all" else f", shard {holder.shard}"
-        lines.append(f"  process {holder.pid} on {holder.host}{shard}: {said}")
+        lines.append(f"  process {holder.pid} on {holder.host}{_shard(holder)}: {said}{_rows(holder)}")
     if found.retry_unfinished:
         lines.append(f"  a retry did not end: asyncbatch retry {found.sink} goes on with it")
     source = text.without_credentials(found.source)
     lines.append(f"  {source} through {found.endpoint}, planned {found.created}, job {found.job_id}")
     return "\n".join(lines)
+
+
+def _shard(holder: "LeaseHolder") -> str:
+    if holder.shard == "all":
+        return ""
+    return ", finishing" if holder.shard == "finish" else f", shard {holder.shard.replace('-of-', '/')}"
+
+
+def _rows(holder: "LeaseHolder") -> str:
+    if holder.rows_done is None or holder.rows_total is None:
+        return ""
+    return f", {holder.rows_done:,} of {holder.rows_total:,} rows"
 
 
 def _gap(gap: "MissingRange") -> str:

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from asyncbatch.cli.options import VerboseOption
+from asyncbatch.cli.access import access_options, given_access
+from asyncbatch.cli.options import VerboseOption, with_options
 from asyncbatch.cli.screen import Screen, print_out
 from asyncbatch.cli.status import JsonOption, OutArgument
 from asyncbatch.config import OutputConfig
@@ -20,7 +23,10 @@ asyncbatch verify scored.parquet --json
 """
 
 
-def verify(out: OutArgument, as_json: JsonOption = False, verbose: VerboseOption = False) -> int:
+@with_options(*access_options())
+def verify(
+    out: OutArgument, as_json: JsonOption = False, verbose: VerboseOption = False, **options: Any
+) -> int:
     """Read an output from end to end and check it.
 
     Reads every page and compares its checksum, counts rows and rejects, and checks that the parts tile the
@@ -29,10 +35,10 @@ def verify(out: OutArgument, as_json: JsonOption = False, verbose: VerboseOption
     Exit codes: 0 whole and undamaged, 1 damaged or incomplete, 2 wrong usage.
     """
     screen = Screen(sys.stderr, OutputConfig(verbose=verbose))
-    return screen.guard(lambda: execute(out, as_json=as_json))
+    return screen.guard(lambda: execute(out, as_json=as_json, options=options))
 
 
-def execute(out: str, *, as_json: bool) -> int:
+def execute(out: str, *, as_json: bool, options: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Verify and print what was found; returns the exit code.
 
     Raises:
@@ -40,7 +46,7 @@ def execute(out: str, *, as_json: bool) -> int:
     """
     from asyncbatch.sink.verify import verify_output
 
-    found = verify_output(out)
+    found = verify_output(out, access=given_access(options))
     print_out((json.dumps(to_dict(found), indent=2) if as_json else summary(found)) + "\n")
     return 0 if found.sound else 1
 

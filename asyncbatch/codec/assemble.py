@@ -1,6 +1,6 @@
 """The values of a block's chunks, in row order, as one column."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,23 @@ def assemble_values(parts: Sequence[Values], field: "pa.Field[Any]") -> "pa.Chun
     Raises:
         ReplyMismatchError: a part is of another type.
     """
-    return pa.chunked_array([_as_array(part, field) for part in parts], field.type)
+    return pa.chunked_array([_as_array(part, field) for part in _joined(parts)], field.type)
+
+
+def _joined(parts: Sequence[Values]) -> Iterator[Values]:
+    """Neighbouring numpy vectors of one type as one: a block of one-row requests is one array, not thousands."""
+    together: list[np.ndarray[Any, Any]] = []
+    for part in parts:
+        vector = part if isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind == "f" else None
+        if together and (vector is None or vector.dtype != together[0].dtype):
+            yield np.concatenate(together)
+            together = []
+        if vector is not None:
+            together.append(vector)
+        else:
+            yield part
+    if together:
+        yield np.concatenate(together)
 
 
 def null_values(rows: int, field: "pa.Field[Any]") -> Array:

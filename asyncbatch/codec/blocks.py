@@ -5,6 +5,7 @@ The bytes lie in slabs of some thousand rows: a slab is dropped as soon as all i
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -59,11 +60,15 @@ class StreamBlock:
         self._sizes = (
             self._offsets[0] if used == [0] else np.sum([self._offsets[each] for each in used], axis=0)
         )
-        self._answered = np.zeros(self._starts[-1], np.bool_)
+        self._answered = bytearray(self._starts[-1])
+        self._unanswered = [stop - start for start, stop in pairwise(self._starts)]
         self._held = sum(view.nbytes for views in self._bytes for view in views or ())
-        self._index_bytes = sum(each.nbytes for each in self._offsets) + self._answered.nbytes
+        self._index_bytes = sum(each.nbytes for each in self._offsets) + len(self._answered)
         if self._sizes is not self._offsets[0]:
             self._index_bytes += self._sizes.nbytes
+        # Views of the same numbers: a single one is read five times as fast as from numpy.
+        self._size_at = self._sizes.data
+        self._offset_at = [each.data for each in self._offsets]
 
     @property
     def rows(self) -> int:
@@ -101,21 +106,25 @@ class StreamBlock:
         if self._one_row:
             return 1
         most = max(1, min(max_rows, self.rows - start))
-        budget = int(self._sizes[start]) + max_bytes - self._around(most)
+        sizes = self._size_at
+        budget = sizes[start] + max_bytes - self._around(most)
+        if most == 1 or sizes[start + most] <= budget:
+            return most
         stop = int(np.searchsorted(self._sizes[start : start + most + 1], budget, side="right")) - 1
         return max(1, stop)
 
     def release(self, start: int, stop: int) -> None:
         """Mark rows as answered; a slab whose rows all are is dropped."""
-        self._answered[start:stop] = True
-        first = bisect_right(self._starts, start) - 1
-        for slab in range(first, len(self._bytes)):
-            if self._starts[slab] >= stop:
-                break
+        slab = bisect_right(self._starts, start) - 1
+        while start < stop:
+            end = min(stop, self._starts[slab + 1])
+            self._unanswered[slab] -= self._answered.count(0, start, end)
+            self._answered[start:end] = b"\1" * (end - start)
             views = self._bytes[slab]
-            if views is not None and self._answered[self._starts[slab] : self._starts[slab + 1]].all():
+            if not self._unanswered[slab] and views is not None:
                 self._held -= sum(view.nbytes for view in views)
                 self._bytes[slab] = None
+            start, slab = end, slab + 1
 
     def _around(self, rows: int) -> int:
         """Bytes of a body besides its rows."""
@@ -130,16 +139,16 @@ class StreamBlock:
         return total
 
     def _cut(self, stream: int, start: int, stop: int, pieces: list[Buffer]) -> None:
-        offsets = self._offsets[stream]
+        offsets = self._offset_at[stream]
         slab = bisect_right(self._starts, start) - 1
         while start < stop:
             views = self._bytes[slab]
             if views is None:
                 raise ValueError(f"rows [{start}, {stop}) are released")
-            base = int(offsets[self._starts[slab]])
+            base = offsets[self._starts[slab]]
             end = min(stop, self._starts[slab + 1])
-            last = int(offsets[end]) - base - (self._separator if end == stop else 0)
-            pieces.append(views[stream][int(offsets[start]) - base : last])
+            last = offsets[end] - base - (self._separator if end == stop else 0)
+            pieces.append(views[stream][offsets[start] - base : last])
             start, slab = end, slab + 1
 
 

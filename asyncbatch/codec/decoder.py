@@ -52,7 +52,7 @@ class LayoutDecoder:
         return not self._path.plain
 
     def decode(self, reply: Reply, rows: int) -> tuple[Values, ...]:
-        """The values of `rows` rows: an Arrow array per field, of exactly the field's type.
+        """The values of `rows` rows: per field an Arrow array of exactly its type, or a numpy vector of float64 without nulls.
 
         Raises:
             ReplyMismatchError: another number of rows, unreadable, or a value of another type: see its

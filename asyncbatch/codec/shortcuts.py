@@ -6,8 +6,9 @@ rows.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -15,13 +16,16 @@ from asyncbatch.codec.arrow import Array
 from asyncbatch.codec.arrow import compute as pc
 from asyncbatch.codec.kinds import MAX_EXACT_INTEGER
 from asyncbatch.codec.layout import ReplyLayout
+from asyncbatch.model import Values
 
-ShortCut: TypeAlias = Callable[[bytes, int], Array | None]
+ShortCut: TypeAlias = "Callable[[bytes, int], Values | None]"
 _FLOAT64 = pa.float64()
+_FEW = 16
+"""So few values are looked at one by one sooner than by numpy."""
 _VECTOR = pa.list_(pa.float64())
 
 
-def short_cut(layout: ReplyLayout) -> ShortCut | None:
+def short_cut(layout: ReplyLayout) -> "ShortCut | None":
     """The short cut for replies of this layout, if there is one."""
     field = layout.fields[0]
     if layout.named or layout.unwrap or layout.header:
@@ -36,33 +40,43 @@ def short_cut(layout: ReplyLayout) -> ShortCut | None:
     return None
 
 
-def _numbers_by_line(body: bytes, rows: int) -> Array | None:
+def _numbers_by_line(body: bytes, rows: int) -> "Values | None":
     text = body.rstrip(b"\n")
     if text.count(b"\n") != rows - 1 or b"," in text:
         return None
     return _numbers(text.replace(b"\n", b","), rows)
 
 
-def _numbers_on_a_line(body: bytes, rows: int) -> Array | None:
+def _numbers_on_a_line(body: bytes, rows: int) -> "Values | None":
     text = body.rstrip(b"\n")
     return None if b"\n" in text else _numbers(text, rows)
 
 
-def _numbers(text: bytes, rows: int) -> Array | None:
-    if _has_booleans(text):
+def _numbers(text: bytes, rows: int) -> "Values | None":
+    if _has_booleans(text) or b'"' in text:
         return None
     try:
         values = orjson.loads(b"[" + text + b"]")
     except ValueError:
         return _with_nan(text, rows)  # perhaps nan or inf, which Arrow reads
+    if len(values) != rows:
+        return None
     try:
-        return pa.array(values, _FLOAT64) if len(values) == rows else None
+        numbers = np.array(values, np.float64)
     except (ValueError, TypeError, OverflowError):
         return None
+    return None if numbers.ndim != 1 or _is_rounded(values, numbers) else numbers
+
+
+def _is_rounded(values: list[float], numbers: "np.ndarray[Any, Any]") -> bool:
+    """Whether numpy has rounded whole numbers that no float is; the careful way says so."""
+    if len(values) > _FEW and np.abs(numbers).max() <= MAX_EXACT_INTEGER:
+        return False
+    return any(type(value) is int and abs(value) > MAX_EXACT_INTEGER for value in values)
 
 
 def _has_booleans(text: bytes) -> bool:
-    """pyarrow takes true for 1. Looked for by a letter of each word that no number has."""
+    """Or nulls. pyarrow and numpy take true for 1. Looked for by a letter of each word that no number has."""
     return b"u" in text or b"s" in text
 
 

@@ -86,51 +86,77 @@ class AdaptiveController:
         self._cut_s = -math.inf
         self._flight_ok = 0.0
         self._calls = self._refusals = 0
+        self._full_at: int | None = None  # requests in flight when a queue was last full
         self._failures = self._successes = 0.0  # of the present size, fading
         self._smaller_ok = 0
         self._lost = 0  # requests since the last success that were refused, failed or timed out
+        self._least_lost = 0  # rows; where only smaller chunks succeed afterwards, it was their size
         self._before_outage = (self._point.rows, self._point.limit)
         self._most_bytes: int | None = None
+        self._target = ChunkTarget(rows=start_rows, bytes=chunk_bytes)
         self._trust: Trust | None = None
+        self._open = math.inf
         if start is not None:
             self._warm_start(start, now)
+        self._open = self._point.limit  # follows the limit upwards by one an answer
 
     # ------------------------------------------------------------------ protocol
     def next_chunk(self) -> ChunkTarget:
+        point = self._point
+        caps, rows = point.caps, int(point.rows)
+        settled = self._cruising and rows <= 1.1 * caps.good_rows and point.remaining >= rows * point.limit
+        if not settled:
+            rows = self._unsettled(rows)
+        most, bounds = caps.max_rows, point.rows_range
+        if rows > most:
+            rows = most
+        if rows > bounds.high:
+            rows = bounds.high
+        if rows < bounds.low:
+            rows = bounds.low
+        target = self._target
+        if target.rows != rows or target.bytes != caps.max_bytes:
+            self._target = target = ChunkTarget(rows=rows, bytes=caps.max_bytes)
+        return target
+
+    def _unsettled(self, rows: int) -> int:
+        """Rows of the next chunk at start-up, in a trial of a new size, and in the tail of the job."""
         now, point = self._clock(), self._point
         if self._startup.phase is Phase.ROWS:
-            rows = self._startup.rows_alone(now)
-        else:
-            patience_s = 4 * point.latency_s + 1
-            good = point.caps.good_rows
-            rows = self._prover.rows(int(point.rows), good=good, now_s=now, patience_s=patience_s)
-            if not self._cruising:
-                rows = self._startup.rows_beside(now, patience_s=patience_s) or rows
-            if point.remaining < rows * point.limit:
-                rows = tail_rows(
-                    rows, remaining=point.remaining, in_flight=point.limit, least=point.least_rows()
-                )
-        rows = min(rows, point.caps.max_rows)
-        bounds = point.rows_range
-        return ChunkTarget(rows=max(bounds.low, min(bounds.high, rows)), bytes=point.caps.max_bytes)
+            return self._startup.rows_alone(now)
+        patience_s = 4 * point.latency_s + 1
+        rows = self._prover.rows(rows, good=point.caps.good_rows, now_s=now, patience_s=patience_s)
+        if not self._cruising:
+            rows = self._startup.rows_beside(now, patience_s=patience_s) or rows
+        if point.remaining < rows * point.limit:
+            rows = tail_rows(rows, remaining=point.remaining, in_flight=point.limit, least=point.least_rows())
+        return rows
 
     def concurrency(self) -> int:
         point = self._point
-        bounds, limit = point.flight_range, int(point.limit)
+        bounds, wanted = point.flight_range, point.limit
+        if wanted > self._open:
+            wanted = self._open
+        limit = int(wanted)
         if self._most_bytes is not None:
             limit = min(limit, int(self._most_bytes / max(1.0, point.rows * point.caps.bytes_per_row)))
-        return max(bounds.low, min(bounds.high, limit))
+        # Asked three times a request: comparing takes a third of what min and max take.
+        if limit < bounds.low:
+            return bounds.low
+        if limit > bounds.high:
+            return bounds.high
+        return limit
 
     def send_delay(self) -> float:
         now = self._clock()
         if now < self._hold_until_s - 1e-9:
             return self._hold_until_s - now
-        if self._startup.phase is Phase.ROWS and len(self._point.flight):
+        if not self._cruising and self._startup.phase is Phase.ROWS and len(self._point.flight):
             wait_s = self._startup.delay(now)
             if wait_s > 0:
                 return wait_s
         wait_s = self._pacer.delay(now)
-        if wait_s > 0:
+        if wait_s:
             return wait_s
         self._point.flight.send(now)
         return 0.0
@@ -154,14 +180,23 @@ class AdaptiveController:
         if sample.kind is not Kind.FIRST and sample.kind is not Kind.RETRY:
             return
         outcome = sample.outcome
+        grown = self._open + 1 if outcome is Outcome.SUCCESS else self._open
+        if grown > self._point.limit:
+            grown = self._point.limit
+        self._open = grown
         if outcome is Outcome.SUCCESS:
-            if self._lost >= max(_OUTAGE, 2 * self._before_outage[1]):
+            if (
+                self._lost >= max(_OUTAGE, 2 * self._before_outage[1])
+                and sample.rows >= 0.7 * self._least_lost
+            ):
                 self._outage_over(now)
             self._lost = 0
         elif outcome in _LOST:
             if not self._lost:
                 self._before_outage = (self._point.rows, self._point.limit)
+                self._least_lost = sample.rows
             self._lost += 1
+            self._least_lost = min(self._least_lost, sample.rows)
         if self._trust is not None and not self._believe(sample, now):
             return
         self._count(refused=outcome is Outcome.THROTTLED or outcome is Outcome.UNAVAILABLE)
@@ -262,16 +297,17 @@ class AdaptiveController:
     def _answered(self, sample: Sample, now: float, begun_with: int) -> None:
         point, caps, rows = self._point, self._point.caps, sample.rows
         seconds = max(1e-6, now - sample.started_s)
+        proved = self._prover.settled(rows, good=caps.good_rows, now_s=now)
         caps.answered(rows, sample.body_bytes)
-        proved = self._prover.settled(rows)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.good_rows = max(caps.good_rows, min(int(point.rows), caps.max_rows))
+        if sample.started_s > self._cut_s:
+            faded = self._flight_ok * 0.9999
+            self._flight_ok = max(faded, begun_with)
         if not self._cruising:
             self._startup.answered(sample, seconds, begun_with, since_s=self._cut_s)
             self._go_on(now)
             return
-        if sample.started_s > self._cut_s + 2 * point.latency_s:
-            self._flight_ok = max(self._flight_ok * 0.9999, begun_with)
         if self._cruise.answered(sample, seconds, proved=proved, paced_rate=self._pacer.rate):
             if self._startup.climb_on(now):
                 self._cruise.explorer.trial = None
@@ -308,7 +344,8 @@ class AdaptiveController:
             point.note(now, f"{rate:.1f} requests/s", "throttled for the rate: paced until chunks are larger")
             self._cruise.explorer.soon(Move.ROWS_MODEL)
             self._cruise.explorer.soon(Move.ROWS_UP)
-            if not self._cruising:
+            busy_s = point.slots / rate  # a chunk that takes this long keeps every worker busy at this rate
+            if not self._cruising or point.fit.seconds(point.rows) < 0.9 * busy_s:
                 point.rows = larger
             # pacing is to hold requests back, not the limit
             unqueued = 1 + 1.3 * rate * point.fit.seconds(point.rows)
@@ -335,20 +372,26 @@ class AdaptiveController:
         return larger if larger > 1.3 * point.rows else point.rows
 
     def _unavailable(self, sample: Sample, now: float, begun_with: int) -> None:
-        """A full queue: the first refusal ends the growth; later only their share counts."""
+        """A full queue: growth pauses, and ends when it is full again at a like number; later only the share counts."""
         point = self._point
         self._hold(now, min(0.5, max(0.05, 0.25 * point.latency_s)))
         self._cruise.epoch.refused += 1
         if sample.started_s < self._cut_s or now - self._cut_s < max(1.0, point.latency_s):
             return
         growing = not self._cruising and self._startup.growing
-        if not growing and self._refusals < max(3.0, _REFUSED_SHARE * self._calls):
+        often = self._refusals >= max(3.0, _REFUSED_SHARE * self._calls)
+        before, self._full_at = self._full_at, begun_with
+        if growing and not often and (before is None or begun_with > 1.2 * before):
+            self._cut_s = now
+            point.limit = max(1.0, begun_with - 1.0)
+            return
+        if not growing and not often:
             return
         self._cut_s = now
         self._calls = self._refusals = 0
-        self._cruise.cap_flight(now, begun_with)
+        self._cruise.cap_flight(now, begun_with, by_chance=True)
         if self._cruise.drop_trial() is not Move.FLIGHT_UP:
-            least = begun_with - 1.0 if growing else 0.85 * min(point.limit, begun_with)
+            least = begun_with - 1.0 if growing else 0.85 * point.limit
             point.limit = max(1.0, least)
         point.note(now, f"{point.limit:.0f} in flight", "the endpoint's queue is full")
         self._stop_growing(now)
@@ -358,7 +401,7 @@ class AdaptiveController:
         point, rows = self._point, sample.rows
         waited_s = now - sample.started_s
         point.timeout_s = min(point.timeout_s, max(0.1, waited_s))
-        proved = self._prover.settled(rows)
+        proved = self._prover.settled(rows, good=point.caps.good_rows, now_s=now)
         if not self._cruising and (self._startup.trying(rows) or proved):
             point.fit.add(rows, waited_s)
             self._startup.oversize(rows, now)
@@ -368,8 +411,8 @@ class AdaptiveController:
             return
         self._cut_s = now
         if self._cruise.drop_trial() is None:
-            if point.limit > max(2.0, 1.2 * point.slots) and waited_s > 1.5 * point.fit.seconds(rows):
-                point.limit = max(1.0, 0.6 * point.limit)
+            if point.limit > max(2.0, 1.5 * point.slots) and waited_s > 1.5 * point.fit.seconds(rows):
+                point.limit = max(1.0, 0.6 * point.limit, min(point.limit, 1.2 * point.slots))
             else:
                 point.rows = max(1.0, 0.75 * min(point.rows, rows))
         point.note(now, point.setting, f"a request of {rows} rows timed out after {waited_s:.1f} s")
@@ -383,8 +426,8 @@ class AdaptiveController:
         if sample.outcome is Outcome.FAILED and rows <= caps.good_rows:
             self._failed(rows, now)
             return
+        self._prover.settled(rows, good=caps.good_rows, now_s=now)
         caps.refused(rows, sample.body_bytes, sample.outcome, now_s=now)
-        self._prover.settled(rows)
         if self._cruising:
             self._cruise.oversize(now)
             point.rows = min(point.rows, float(caps.max_rows))
@@ -435,7 +478,7 @@ class AdaptiveController:
     def _count(self, *, refused: bool) -> None:
         self._calls += 1
         self._refusals += refused
-        if self._calls > max(60.0, 4 * self._point.limit):
+        if self._calls > 60 and self._calls > 4 * self._point.limit:
             self._calls //= 2
             self._refusals //= 2
 

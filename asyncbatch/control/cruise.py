@@ -22,6 +22,7 @@ class Cruise:
         self._saved = (point.rows, point.limit)
         self._cap_s = -math.inf
         self._cap_gap_s = self._CAP_RETRY_S
+        self._by_chance = False
 
     def begin(self, now: float) -> None:
         """Measure the present setting anew."""
@@ -29,8 +30,13 @@ class Cruise:
         self.explorer.base = None
         self.epoch = self._point.epoch(now, settle_s=self._point.latency_s)
 
-    def cap_flight(self, now: float, begun_with: int) -> None:
-        """The endpoint refused a request that was sent with `begun_with` in flight, itself included."""
+    def cap_flight(self, now: float, begun_with: int, *, by_chance: bool = False) -> None:
+        """The endpoint refused a request that was sent with `begun_with` in flight, itself included.
+
+        `by_chance`: a queue was full. Where requests are spread at random that happens at any number in flight, only more
+        often at larger ones.
+        """
+        self._by_chance = by_chance
         if now - self._cap_s > self._cap_gap_s and self._point.flight_cap < math.inf:
             self._cap_gap_s *= 2
         self._point.flight_cap = max(1.0, begun_with - 1.0)
@@ -59,7 +65,7 @@ class Cruise:
         if proved and self.epoch.from_s == math.inf:
             self.epoch = self._point.epoch(now, settle_s=self._point.latency_s, precision=0.1)
             return False
-        if sample.started_s >= self.epoch.from_s and self.epoch.add(sample.rows, seconds):
+        if self._point.measured(self.epoch, sample, seconds):
             return self._end_epoch(now, paced_rate)
         return False
 
@@ -68,10 +74,13 @@ class Cruise:
         measure = point.measure(self.epoch, now)
         point.latency_s = measure.latency_s
         point.fit.focus(point.rows)
-        if measure.latency_s < 0.95 * point.fit.seconds(
-            measure.rows
-        ):  # no request waits less than not at all
-            point.fit.add(measure.rows, measure.latency_s, weight=8.0)
+        idle_s = point.fit.seconds(measure.rows)
+        if measure.latency_s < 0.95 * idle_s:  # no request waits less than not at all
+            point.fit.scale(measure.latency_s / idle_s)
+        if explorer.trial is None and paced_rate == math.inf and point.return_to_best(measure):
+            point.note(now, f"back to {point.setting}", f"it was much faster than {measure.rate:.0f} rows/s")
+            self.begin(now)
+            return False
         if explorer.trial is not None:
             if not self._judge(now, measure, paced_rate):
                 self.epoch = point.epoch(now, settle_s=measure.latency_s)
@@ -82,6 +91,7 @@ class Cruise:
         elif explorer.changed(measure):
             point.rows_ceiling = math.inf
             point.note(now, "explore again", f"the endpoint changed: {measure.rate:.0f} rows/s")
+        point.remember(measure)
         return self._propose(now, measure, paced_rate)
 
     def _judge(self, now: float, measure: Measure, paced_rate: float) -> bool:
@@ -99,11 +109,12 @@ class Cruise:
         # uneven latencies: some workers idle while others queue, and more in flight evens that out
         headroom = point.queue_factor(measure.latency_s, measure.rows) < (1.6 if point.spread < 0.3 else 2.5)
         tried = point.setting
-        if explorer.judge(measure, headroom=headroom):
+        queueing = point.queue_factor(base.latency_s, base.rows) > 2 if base else False
+        if explorer.judge(measure, headroom=headroom, queueing=queueing):
             point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
             return True
         point.rows, point.limit = self._saved
-        if trial.move is Move.ROWS_MODEL:
+        if trial.move is Move.ROWS_MODEL and trial.rows > self._saved[0]:
             point.rows_ceiling = math.sqrt(trial.rows * self._saved[0])
         point.note(now, f"back to {point.setting}", f"{trial.move.value}, {tried}: {100 * gain:+.1f} %")
         return False
@@ -139,8 +150,9 @@ class Cruise:
         paced = measure.rate / measure.rows > 0.7 * paced_rate
         flight_max = float(point.flight_range.high)
         if point.flight_cap < math.inf:
-            again = now - self._cap_s > self._cap_gap_s
-            flight_max = min(flight_max, point.flight_cap + (1 if again else 0))
+            again = now - self._cap_s > self._cap_gap_s * (0.3 if self._by_chance else 1)
+            more = (0.3 * point.flight_cap if self._by_chance else 1) if again else 0
+            flight_max = min(flight_max, point.flight_cap + more)
         around = Surroundings(
             rows=point.rows,
             in_flight=point.limit,
@@ -159,7 +171,12 @@ class Cruise:
         if trial is None:
             self.epoch = point.epoch(now)
             return False
-        if trial.move is Move.ROWS_MODEL and not paced and around.gain(trial.rows) > 0.1:
+        if (
+            trial.move is Move.ROWS_MODEL
+            and trial.rows > point.rows
+            and not paced
+            and around.gain(trial.rows) > 0.1
+        ):
             return True
         self.start(now)
         return False
@@ -174,5 +191,4 @@ class Cruise:
         if trial.rows > 1.1 * point.caps.good_rows:
             self.epoch = Epoch(from_s=math.inf, need=1)  # begins when one chunk of that size was answered
             return
-        settle_s = 0.0 if trial.move is Move.FLIGHT_UP else point.latency_s
-        self.epoch = point.epoch(now, settle_s=settle_s, precision=trial.precision)
+        self.epoch = point.epoch(now, settle_s=point.latency_s, precision=trial.precision)

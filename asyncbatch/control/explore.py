@@ -114,12 +114,15 @@ class Explorer:
         assert self.base is not None
         return math.log(max(measure.rate, 1e-9) / max(self.base.rate, 1e-9))
 
-    def judge(self, measure: Measure, *, headroom: bool) -> bool:
+    def judge(self, measure: Measure, *, headroom: bool, queueing: bool = False) -> bool:
         """The trial was measured: keep it? Ends the trial.
+
+        Where requests wait in a long queue (`queueing`), fewer in flight are kept if they do no harm: latency falls.
 
         With `headroom`, more in flight is kept if it does no harm: where requests queue a little, new capacity shows at once.
         """
         assert self.trial is not None
+        fewer = self.base is not None and self.trial.rows < self.base.rows
         move, self.trial = self.trial.move, None
         if self.base is None:
             self.base = measure
@@ -127,8 +130,12 @@ class Explorer:
         gain = self.gain(measure)
         error = math.hypot(measure.error, self.base.error)
         floor, care = self._FLOOR[move], self._CARE[move]
-        if move is Move.FLIGHT_UP and headroom:
+        if move is Move.ROWS_MODEL and fewer:
+            care = 0.0
+        if (move is Move.FLIGHT_UP and headroom) or (move is Move.FLIGHT_DOWN and queueing):
             floor, care = -0.01, -0.3
+        elif move is Move.FLIGHT_UP and queueing:
+            care = 2.0
         gain -= 3 * measure.refused
         if gain > (max(floor, care * error) if care >= 0 else min(floor, care * error)):
             self.base = measure
@@ -197,6 +204,8 @@ class Explorer:
         rows, flight, precision = around.rows, around.in_flight, 0.04
         if move is Move.ROWS_MODEL:
             rows = min(around.goal_rows, 4 * rows, around.max_rows)
+            if rows < 0.4 * around.rows and not around.paced and around.gain(rows) > -0.05:
+                return Trial(move=move, rows=rows, in_flight=flight, precision=0.1)
             if (
                 rows < 1.3 * around.rows
                 or around.rounds_left < 3 * rows / around.rows
@@ -205,9 +214,9 @@ class Explorer:
                 return None
             precision = 0.1
         elif move is Move.ROWS_UP:
-            rows = min(rows * (2 if around.paced or around.overhead > 0.1 else 1.5), around.max_rows)
+            rows = min(2 * rows, around.max_rows)
             if not around.paced:
-                rows = min(rows, 1.5 * around.goal_rows)
+                rows = min(rows, 2 * around.goal_rows)
             longer = 1 + (rows / around.rows - 1) * (1 - around.overhead)
             if (
                 rows < 1.05 * around.rows
@@ -217,7 +226,7 @@ class Explorer:
             ):
                 return None
         elif move is Move.ROWS_DOWN:
-            rows = rows / (1.5 if self._gap[move] <= 4 else 2.0)
+            rows = rows / 2
             if rows < 1 or around.paced:
                 return None
         elif move is Move.FLIGHT_UP:

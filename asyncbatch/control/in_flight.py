@@ -4,6 +4,7 @@ Little's law (Little, "A proof for the queuing formula L = λW", Operations Rese
 throughput without waiting for a whole window of completions.
 """
 
+import math
 from bisect import bisect_right
 
 
@@ -16,6 +17,9 @@ class InFlight:
         self._level: list[int] = []  # in flight when it was sent, itself included
         self._area = 0.0
         self._since = self._touched = now_s
+        self._cohort = 0
+        self.cohort_until_s = math.inf
+        """When the last request of the cohort was sent; infinity while it is not complete."""
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -27,18 +31,25 @@ class InFlight:
             del self._sent[0], self._level[0]
         self._level.append(len(self._sent) + 1)
         self._sent.append(now_s)
+        if self._cohort and now_s >= self._since:
+            self._cohort -= 1
+            if not self._cohort:
+                self.cohort_until_s = now_s
 
     def finish(self, started_s: float, now_s: float) -> int:
         """An invocation that began at `started_s` ended. How many were in flight when it began, itself included."""
         self._advance(now_s)
         if not self._sent:
             return 1
-        at = max(0, bisect_right(self._sent, started_s) - 1)
+        at = bisect_right(self._sent, started_s) - 1
+        if at < 0:
+            at = 0
         del self._sent[at]
         return self._level.pop(at)
 
-    def restart(self, now_s: float, *, from_s: float) -> None:
-        """Begin a new average that starts at `from_s`, now or later."""
+    def restart(self, now_s: float, *, from_s: float, cohort: int = 0) -> None:
+        """Begin a new average that starts at `from_s`, now or later; the first `cohort` requests after it are a cohort."""
+        self._cohort, self.cohort_until_s = cohort, math.inf
         self._advance(now_s)
         self._area = 0.0
         self._since = from_s
@@ -52,5 +63,6 @@ class InFlight:
     def _advance(self, now_s: float) -> None:
         if now_s > self._touched:
             if now_s > self._since:
-                self._area += len(self._sent) * (now_s - max(self._touched, self._since))
+                since = max(self._touched, self._since)
+                self._area += len(self._sent) * (now_s - since)
             self._touched = now_s

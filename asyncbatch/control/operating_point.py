@@ -7,7 +7,13 @@ from asyncbatch.control.in_flight import InFlight
 from asyncbatch.control.journal import Journal
 from asyncbatch.control.service_fit import ServiceFit
 from asyncbatch.control.size_caps import SizeCaps
+from asyncbatch.model import Sample
 from asyncbatch.units import IntRange
+
+_OVERHEAD = 0.04
+"""Share of the fixed cost in a chunk's time below which larger chunks only make the last ones longer to wait for."""
+_LEAST_S = 0.3
+"""Seconds that a measurement takes at least: where requests are quick, there is no need to decide a hundred times a second."""
 
 
 class OperatingPoint:
@@ -54,6 +60,7 @@ class OperatingPoint:
         """Larger chunks were tried and slower."""
         self.flight_cap = math.inf
         """Requests in flight beyond this were refused."""
+        self._best: tuple[float, float, float] | None = None  # rate, rows, limit
 
     @property
     def top_rows(self) -> int:
@@ -106,6 +113,7 @@ class OperatingPoint:
         longest_s = self.longest_s / max(1.0, queueing)
         best_s = min(best_s, longest_s, max(rest_s / 10, 0.5))
         rows = max(1.0, (best_s - a) / b)
+        rows = min(rows, max(a / (_OVERHEAD * b), (0.8 - a) / b, 1.0))
         if paced:
             rows = max(rows, min(4 * self.rows, (longest_s - a) / b))
         if rows < self.caps.max_rows:
@@ -119,19 +127,54 @@ class OperatingPoint:
 
         At least as many as are in flight: those that end first are the short ones.
         """
-        base = max(6, int(self.limit))
+        base = max(6, int(self.limit), int(min(2000.0, self.limit * _LEAST_S / max(1e-3, self.latency_s))))
         affordable = max(
             12.0, self.limit * max(1.0, 10.0 / max(1e-3, self.latency_s))
         )  # about ten seconds' worth
         need = int(min(max(24, 3 * base), max(base, min(affordable, (self.spread / precision) ** 2))))
-        self.flight.restart(now_s, from_s=now_s + settle_s)
+        self.flight.restart(now_s, from_s=now_s + settle_s, cohort=need)
         return Epoch(from_s=now_s + settle_s, need=need)
+
+    def measured(self, epoch: Epoch, sample: Sample, seconds: float) -> bool:
+        """Take an answer into `epoch`; True when there are enough.
+
+        What counts is a cohort: as many requests as are needed, in the order they were sent. The answers that come first are the
+        short ones, and a mean over them says the less, the more are in flight.
+        """
+        if sample.started_s < epoch.from_s:
+            return False
+        return epoch.add(sample.rows, seconds, of_cohort=sample.started_s <= self.flight.cohort_until_s)
 
     def measure(self, epoch: Epoch, now_s: float) -> Measure:
         """What `epoch` found; the spread is learned from it."""
         measure = epoch.measure(mean_in_flight=self.flight.mean(now_s), spread=self.spread)
         self.spread = measure.spread
         return measure
+
+    def remember(self, measure: Measure) -> None:
+        """Keep the fastest setting measured so far; a new measurement of it replaces the old one."""
+        if self._best is None or self._is_best or measure.rate > self._best[0]:
+            self._best = (measure.rate, self.rows, self.limit)
+
+    def return_to_best(self, measure: Measure) -> bool:
+        """Whether the present setting is much slower than one measured before; then that is taken up again."""
+        if self._best is None or self._is_best:
+            return False
+        rate, rows, limit = self._best
+        if measure.rate * (1 + 2 * measure.error) > 0.75 * rate or rows > self.top_rows:
+            return False
+        self.rows_ceiling = (
+            min(self.rows_ceiling, math.sqrt(rows * self.rows)) if rows < self.rows else self.rows_ceiling
+        )
+        self.rows, self.limit = rows, min(limit, self.flight_cap)
+        return True
+
+    @property
+    def _is_best(self) -> bool:
+        if self._best is None:
+            return False
+        _, rows, limit = self._best
+        return abs(math.log(self.rows / rows)) < 0.4 and abs(math.log(self.limit / limit)) < 0.4
 
     def note(self, now_s: float, what: str, why: str) -> None:
         self.journal.note(now_s, what, why)

@@ -43,9 +43,10 @@ class RequestPacer:
             if self._tokens < 1:
                 return (1 - self._tokens) / self.rate + 1e-6
             self._tokens -= 1
-        while self._admitted and self._admitted[0] < now_s - self._WINDOW_S:
-            self._admitted.popleft()
-        self._admitted.append(now_s)
+        admitted, since_s = self._admitted, now_s - self._WINDOW_S
+        while admitted and admitted[0] < since_s:
+            admitted.popleft()
+        admitted.append(now_s)
         self._since_cut += 1
         return 0.0
 

@@ -37,7 +37,8 @@ class Attempts:
 
 
 _TRANSIENT = frozenset({Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.NOT_READY})
-_LOGIN_TRIES = 2
+_LOGIN_TRIES = 5
+"""Renewals that bring nothing new stop the run by themselves; this is for new credentials that are refused as well."""
 LONE_TRIES = 2
 """How often a row that is refused alone is sent, unless refusals turn out to strike at random."""
 

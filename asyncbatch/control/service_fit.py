@@ -37,6 +37,12 @@ class ServiceFit:
         each[2] += weight * max(seconds, 1e-6)
         self._line = None
 
+    def scale(self, factor: float) -> None:
+        """The endpoint has become faster or slower as a whole: what was seen of all sizes is worth `factor` of its time now."""
+        for each in self._bins.values():
+            each[2] *= factor
+        self._line = None
+
     def restore(self, *, call_s: float, row_s: float, rows: int) -> None:
         """Begin with the line that an earlier run found around `rows`."""
         for size in (max(1, rows // 8), rows):

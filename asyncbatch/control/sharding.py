@@ -48,7 +48,10 @@ def row_ranges(shard: Shard, file_rows: Sequence[int], *, block_rows: int) -> li
 
 def overlap(one: Shard, other: Shard) -> bool:
     """Whether two shards, perhaps of different n, can have a block in common."""
-    return one.index * other.of < (other.index + 1) * one.of and other.index * one.of < (one.index + 1) * other.of
+    return (
+        one.index * other.of < (other.index + 1) * one.of
+        and other.index * one.of < (one.index + 1) * other.of
+    )
 
 
 def split(shard: Shard, processes: int) -> list[Shard]:

@@ -43,7 +43,7 @@ class SizeCaps:
             self._good_bytes = body_bytes
         # Var(bytes of a chunk) = rows x Var(bytes of a row): the row variance is estimated by rows x (deviation of the mean)^2
         each = body_bytes / rows
-        weight = max(0.02, 1 / (self._samples + 1))
+        weight = 0.02 if self._samples >= 49 else 1 / (self._samples + 1)
         self._samples += 1
         deviation = each - self._bytes_mean
         if self._samples > 1:
@@ -168,9 +168,12 @@ class Prover:
         self._until_s = now_s + patience_s
         return want
 
-    def settled(self, rows: int) -> bool:
-        """A chunk of `rows` ended, well or badly: was it the trial?"""
-        if self._trying and rows >= 0.5 * self._trying:
+    def settled(self, rows: int, *, good: int, now_s: float) -> bool:
+        """A chunk of `rows` ended, well or badly: was it the trial?
+
+        It is the one larger than what works. If none came for long, a block's end made the trial smaller: that is the answer too.
+        """
+        if self._trying and (rows > 1.05 * good or now_s > self._until_s):
             self._trying = 0
             return True
         return False

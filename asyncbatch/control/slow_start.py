@@ -13,12 +13,15 @@ class SlowStart:
     """Watches latency relative to the latency of an idle endpoint.
 
     Args:
+        few: so many in flight surely do not queue.
         queueing: end when the mean of recent latencies exceeds the idle latency by this factor.
     """
 
     _BASELINE = 4
+    _MOST = 1.35
 
-    def __init__(self, *, queueing: float = 1.5) -> None:
+    def __init__(self, *, queueing: float = 1.5, few: int = 3) -> None:
+        self._few = few
         self._queueing = queueing
         self._ratios: deque[tuple[float, int]] = deque(maxlen=64)
         self._baseline: list[float] = [0.0]  # logarithms; the first is the fit's own word
@@ -35,7 +38,8 @@ class SlowStart:
         """
         ratio = seconds / max(idle_s, 1e-6)
         if len(self._baseline) <= self._BASELINE:
-            self._baseline.append(math.log(max(ratio, 1e-6)))
+            most = math.inf if in_flight <= self._few else self._MOST  # of more, some may have waited
+            self._baseline.append(math.log(max(min(ratio, most), 1e-6)))
             return limit + 1.0
         self._ratios.append((ratio / self.baseline, in_flight))
         window = min(len(self._ratios), max(4, in_flight // 2))
@@ -48,7 +52,8 @@ class SlowStart:
             if ratio - math.sqrt(variance / len(recent)) > self._queueing * 0.9 and ratio > self._queueing:
                 self.done = True
                 return max(1.0, limit)
-        return limit + (1.0 if window < 4 or ratio > 1.2 else 1.5)
+        grown = limit + (1.0 if window < 4 or ratio > 1.2 else 1.5)
+        return max(limit, min(grown, 2.0 * self.slots() + 2.0))
 
     @property
     def baseline(self) -> float:

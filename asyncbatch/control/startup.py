@@ -14,6 +14,10 @@ from asyncbatch.control.slow_start import SlowStart
 from asyncbatch.model import Sample
 
 _START_IN_FLIGHT = 6
+_ALONE_S = 10.0
+"""A row ramp that has taken longer goes on beside growing numbers in flight: then round trips are too dear to wait for."""
+_FASTER = 0.8
+"""No request waits less than not at all: latencies below this share of the fit's mean that what it has seen is out of date."""
 
 
 class Phase(Enum):
@@ -38,9 +42,11 @@ class Startup:
         self.phase = Phase.ROWS
         self._ramp = RowRamp(fit=point.fit, start_rows=start_rows, enough_s=0.4, slow_s=2.0)
         self._slow = SlowStart()
+        self._begun_s = now_s
         self._epoch = Epoch(from_s=now_s, need=1)
         self._base: tuple[Measure, float] | None = None
         self._waiting_s = 0.0
+        self._ratio = 1.0  # latency over what the fit expects
         self._patience = 0
 
     def skip(self) -> None:
@@ -72,14 +78,18 @@ class Startup:
         if self.phase is Phase.ROWS:
             point.latency_s = point.latency_s or seconds
             self._ramp.answered(rows, seconds, max_rows=point.top_rows)
-            if self._ramp.done:
+            if self._ramp.done or (now > self._begun_s + _ALONE_S and point.fit.sizes >= 3):
                 self.begin_flight(now)
             return
         idle_s = point.fit.seconds(rows)
         if not self._ramp.done and rows > 1.3 * point.rows:
-            self._ramp.answered(rows, max(seconds - self._waiting_s, 0.4 * seconds), max_rows=point.top_rows)
+            self._ramp.answered(rows, max(seconds - self._waiting_s, 0.6 * seconds), max_rows=point.top_rows)
         else:
             point.latency_s = 0.7 * point.latency_s + 0.3 * seconds
+            self._ratio = 0.8 * self._ratio + 0.2 * min(2.0, seconds / max(idle_s, 1e-6))
+            if self._ratio < _FASTER:
+                point.fit.scale(self._ratio)
+                idle_s, self._ratio = idle_s * self._ratio, 1.0
             self._waiting_s = max(0.0, 0.8 * self._waiting_s + 0.2 * (seconds - idle_s))
             if begun_with <= 2:
                 point.fit.add(rows, seconds)
@@ -90,12 +100,14 @@ class Startup:
                 seconds=seconds, idle_s=idle_s, in_flight=begun_with, limit=point.limit
             )
             point.limit = min(float(point.flight_range.high), grown)
+            larger_s = point.fit.seconds(self._ramp.best_rows)
+            if self._ramp.best_rows > point.rows and larger_s < 2 * point.fit.seconds(point.rows):
+                point.rows = float(self._ramp.best_rows)
             little = point.rounds_left < 2
             if self._slow.done or point.limit >= point.flight_range.high or little:
                 self._end_flight(now, little=little)
         elif self.phase is Phase.DOUBLE:
-            counts = rows < 1.3 * point.rows and sample.started_s >= self._epoch.from_s
-            if counts and self._epoch.add(rows, seconds):
+            if rows < 1.3 * point.rows and point.measured(self._epoch, sample, seconds):
                 self._double(now)
         else:
             self._climbed(now)
@@ -130,7 +142,8 @@ class Startup:
             self.begin_flight(now)
             self._point.limit, self._point.rows = limit, rows
         self.phase = Phase.FLIGHT
-        self._slow = SlowStart()
+        self._ramp.best_rows = int(self._point.rows)
+        self._slow = SlowStart(few=int(self._point.limit) + 1)
 
     def oversize(self, rows: int, now: float) -> None:
         """A chunk of `rows` was too large, or did not come back in time."""
@@ -175,7 +188,9 @@ class Startup:
     def _end_flight(self, now: float, *, little: bool) -> None:
         point = self._point
         point.slots = self._slow.slots()
-        point.limit = max(2.0, min(point.limit, 1.3 * point.slots))
+        grown, point.limit = point.limit, max(2.0, min(point.limit, 1.3 * point.slots))
+        point.latency_s *= point.limit / grown
+        self._waiting_s *= point.limit / grown
         point.note(
             now, f"{point.limit:.0f} in flight", f"slow start: about {point.slots:.1f} are worked on at once"
         )
@@ -193,24 +208,26 @@ class Startup:
         point = self._point
         measure = point.measure(self._epoch, now)
         gain = math.log(measure.rate / self._base[0].rate) if self._base else 1.0
+        point.remember(measure)
         point.note(
             now, f"{point.limit:.0f} in flight", f"doubling: {100 * gain:+.0f} %, {measure.rate:.0f} rows/s"
         )
         high = float(point.flight_range.high)
-        if gain < 0.2 or point.limit >= high or point.rounds_left < 2:
+        if gain < 0.12 or point.limit >= high or point.rounds_left < 2:
             if gain < 0.1 and self._base is not None:
-                point.limit = self._base[1]
+                point.limit, point.latency_s = self._base[1], self._base[0].latency_s
             self._begin_climb(now)
             return
         self._base = (measure, point.limit)
         point.limit = min(high, 2 * point.limit)
-        self._epoch = point.epoch(now, precision=0.12)
+        self._epoch = point.epoch(now, settle_s=point.latency_s, precision=0.12)
 
     def _begin_climb(self, now: float) -> None:
         self.phase = Phase.CLIMB
         self._point.slots = self._point.slots or self._slow.slots()
         self._patience = 0
-        self._point.rows = float(max(self._point.rows, self._ramp.best_rows))
+        if self._ramp.best_rows > self._point.rows:
+            self._adopt()
         if self._ramp.done and not self.climb_on(now):
             self._end_climb(now)
 
@@ -218,7 +235,7 @@ class Startup:
         """An answer came in the row climb: go on to the next size, or end."""
         point = self._point
         if self._ramp.best_rows > point.rows:
-            point.rows = float(self._ramp.best_rows)
+            self._adopt()
             self._patience = 0
         self._patience += 1
         patient = self._patience < 4 * point.limit + 16
@@ -226,6 +243,20 @@ class Startup:
             return
         if not patient or not self.climb_on(now):
             self._end_climb(now)
+
+    def _adopt(self) -> None:
+        """Larger chunks are proven. Where requests queue, fewer are kept in flight, so that none waits for too long."""
+        point, rows = self._point, float(self._ramp.best_rows)
+        fit = point.fit
+        waiting = max(1.0, point.queue_factor(point.latency_s, point.rows))
+        point.latency_s = waiting * fit.seconds(rows)
+        if point.latency_s > point.longest_s and waiting > 1.3:
+            share = max(
+                1.3 / waiting, point.longest_s / point.latency_s, min(1.0, 1.1 * point.slots / point.limit)
+            )
+            point.limit = max(2.0, point.limit * share)
+            point.latency_s *= share
+        point.rows = rows
 
     def _end_climb(self, now: float) -> None:
         a, b = self._point.fit.line

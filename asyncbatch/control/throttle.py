@@ -27,7 +27,9 @@ class ThrottleCause:
         if self.cause is Cause.RATE:
             return self.cause
         if self.cause is Cause.IN_FLIGHT:
-            if before is not None and in_flight < 0.7 * before and in_flight <= tested:
+            if in_flight < 0.8 * tested or (
+                before is not None and in_flight < 0.7 * before and in_flight <= tested
+            ):
                 self.cause = Cause.RATE
             return self.cause
         if before is None:
@@ -35,7 +37,9 @@ class ThrottleCause:
                 self.cause = Cause.RATE
         elif 0.8 * before <= in_flight <= 1.15 * before:
             self._alike += 1
-            if in_flight > 3 or self._alike > 2:  # of two or three, any two numbers are alike
+            if self._alike > (
+                0 if in_flight > 8 else 1 if in_flight > 3 else 2
+            ):  # small numbers are alike by chance
                 self.cause = Cause.IN_FLIGHT
         else:
             self.cause = Cause.RATE

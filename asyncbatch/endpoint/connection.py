@@ -9,11 +9,12 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import cast
 
 from asyncbatch.endpoint.reply import Broken, ReplyReader, WireReply
 from asyncbatch.errors import InvocationError
-from asyncbatch.model import Buffer, Failure, Transport
+from asyncbatch.model import Buffer, Failure, Transport, WireTimes
 
 _JOIN_BYTES = 65_536
 """Below this, joining the pieces costs less than a system call each."""
@@ -40,8 +41,12 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._full = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline_s = float("inf")
+        self._of_s: float | None = None
         self._socket: socket.socket | None = None
         self.opened_s = self.idle_since_s = self._loop.time()
+        self._began_s = self._written_s = 0.0
         self.requests = 0
         self.usable = True
         """Another request may be sent."""
@@ -81,20 +86,27 @@ class Connection(asyncio.Protocol):
             assert type(reader.result) is Broken
             raise InvocationError(self._failure(reader.result))
         self._waiter = waiter = self._loop.create_future()
-        timer = None if timeout_s is None else self._loop.call_later(max(0.0, timeout_s), self._expire, of_s)
+        self._of_s = of_s
+        if timeout_s is None:
+            self._deadline_s = float("inf")
+        else:
+            self._deadline_s = deadline_s = self._loop.time() + timeout_s
+            # One timer outlives many requests; it looks at the deadline of the one under way when it rings.
+            if self._timer is None or self._timer.when() > deadline_s:
+                self._set_timer(deadline_s)
+        self._began_s = self._written_s = monotonic()
         try:
             if nbytes <= _JOIN_BYTES:
                 transport.write(b"".join((head, *pieces)))
             else:
                 await self._write(transport, waiter, head, pieces)
+            self._written_s = monotonic()
             await waiter
         except BaseException:
             self.abort()
             raise
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
         result = reader.result
         if type(result) is WireReply:
             # A reply before its request was all sent is one, but the connection is out of step.
@@ -142,9 +154,21 @@ class Connection(asyncio.Protocol):
             reused_connection=self.requests > 1,
         )
 
-    def _expire(self, of_s: float | None) -> None:
+    def _set_timer(self, when_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return  # the next request sets it again
+        if self._loop.time() < self._deadline_s:
+            if self._deadline_s < float("inf"):
+                self._set_timer(self._deadline_s)
+            return
         if self._reader.result is None:
-            message = f"gave no complete reply in {of_s or 0:g} s"
+            message = f"gave no complete reply in {self._of_s or 0:g} s"
             self._reader.result = Broken(transport=Transport.TIMEOUT, message=message)
         self._settle()
 
@@ -191,6 +215,8 @@ class Connection(asyncio.Protocol):
             # Nothing was asked for: the next reply could not be told from this.
             self.abort()
             return
+        if not reader.received:
+            reader.times = WireTimes(self._began_s, self._written_s, monotonic())
         if reader.feed(data):
             self._settle()
 
@@ -215,6 +241,9 @@ class Connection(asyncio.Protocol):
                     self._hear_last_words()
                 self._reader.end(clean=exc is None)
         self._settle()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._transport = None
         self._on_lost(self)
 

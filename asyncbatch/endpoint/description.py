@@ -13,7 +13,7 @@ from asyncbatch.model import ModelDescription, VariantDescription
 
 
 def read_description(answer: Mapping[str, Any], *, scales: bool | None = None) -> ModelDescription:
-    """From the answer of DescribeEndpoint, as botocore parses it.
+    """From the JSON of DescribeEndpoint's answer.
 
     Args:
         scales: what Application Auto Scaling says of its variants; None if it was not asked, or did not answer.
@@ -137,7 +137,7 @@ def _digest(image: str) -> str:
 
 
 def _iso(when: object) -> str:
-    if not isinstance(when, datetime):
-        return ""
-    aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """AWS JSON writes a time as Unix seconds; stand-ins write text, which is taken as it is."""
+    if isinstance(when, (int, float)):
+        return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return when if isinstance(when, str) else ""

@@ -125,6 +125,7 @@ class DirectTransport:
             content_type=reply.headers.get("content-type", ""),
             variant=reply.headers.get("x-amzn-invoked-production-variant", ""),
             headers=reply.headers,
+            times=reply.times,
         )
 
     async def refresh(self) -> bool:

@@ -138,6 +138,7 @@ class HttpEndpoint:
             content_type=reply.headers.get("content-type", ""),
             variant=reply.headers.get("x-amzn-invoked-production-variant", ""),
             headers=reply.headers,
+            times=reply.times,
         )
 
     def request_head(self, payload: BytesPayload) -> tuple[str, Sequence[tuple[str, str]]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from asyncbatch.model import Transport
+from asyncbatch.model import Transport, WireTimes
 
 ERROR_BYTES = 65_536
 """How much of an error's body is read; SageMaker's own are below 7 KB."""
@@ -30,6 +30,8 @@ class WireReply:
     """Names in lower case; of several lines with one name, the last."""
     body: bytes
     """Of an error, the first 64 KiB."""
+    times: WireTimes | None = None
+    """When its parts happened, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ class ReplyReader:
         self._body_bytes = 0
         self.received = 0
         """Bytes of this reply so far."""
+        self.times: WireTimes | None = None
+        """Set by whoever feeds; goes into the reply."""
 
     def feed(self, data: bytes) -> bool:
         """Take bytes as they arrive, split anywhere; True once there is a result."""
@@ -170,7 +174,7 @@ class ReplyReader:
                     self._too_large()
                     return
                 body = body[: self._bound]
-        self.result = WireReply(status=self._status, headers=self._headers, body=body)
+        self.result = WireReply(status=self._status, headers=self._headers, body=body, times=self.times)
 
     def _too_large(self) -> None:
         text = f"the reply is larger than {self._max_reply_bytes:,} bytes"

@@ -13,7 +13,7 @@ from typing import Protocol
 from asyncbatch.aws import AwsSession
 from asyncbatch.config import RunConfig
 from asyncbatch.endpoint.boto import BotoTransport, host_of, service_url
-from asyncbatch.endpoint.clock import ClockOffset
+from asyncbatch.endpoint.clock import ClockOffset, amz_date
 from asyncbatch.endpoint.control_plane import ControlPlane
 from asyncbatch.endpoint.direct import DirectTransport
 from asyncbatch.endpoint.invocation import HEADERS, invocation_parameters
@@ -188,7 +188,12 @@ class SageMakerEndpoint:
             self._control_plane = ControlPlane(
                 name=self._name, service_url=url, at_home=is_loopback(host_of(url))
             )
-        return await self._control_plane.describe(aws, region=region, signed=self._transport.signed)
+        return await self._control_plane.describe(
+            aws,
+            region=region,
+            signed=self._transport.signed,
+            amz_date=amz_date(self._clock.now()) if self._clock.seconds else None,
+        )
 
     async def aclose(self) -> None:
         """Close every connection. Idempotent."""

@@ -52,6 +52,6 @@ def header_lines(headers: Sequence[tuple[str, str]]) -> bytes:
 
 def host_header(url: URL) -> str:
     """Host, and the port where it is not the scheme's own; IPv6 in brackets."""
-    host = url.raw_host or ""
+    host = (url.raw_host or "").lower()
     host = f"[{host}]" if ":" in host else host
     return host if url.is_default_port() else f"{host}:{url.port}"

@@ -36,6 +36,13 @@ class LogHistogram:
         if seconds > self.highest_s:
             self.highest_s = seconds
 
+    def merge(self, other: "LogHistogram") -> None:
+        """Count all that `other` has counted."""
+        self._counts = [mine + theirs for mine, theirs in zip(self._counts, other._counts, strict=True)]
+        self.count += other.count
+        self.total_s += other.total_s
+        self.highest_s = max(self.highest_s, other.highest_s)
+
     def percentile(self, percent: float) -> float | None:
         """The duration that `percent` % of those counted do not exceed (nearest rank); None if none was."""
         if not self.count:

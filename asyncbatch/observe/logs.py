@@ -125,7 +125,8 @@ def text_line(event: object) -> str:
         case Waiting(holder=holder):
             return f"waiting for {holder}, which is at work on the output"
         case ShardDone(shard=shard, missing_rows=rows):
-            return f"shard {shard} is done; the others have {text.plural(rows, 'row')} left, and the last finishes the output"
+            left = text.plural(rows, "row")
+            return f"shard {shard} is done; the others have {left} left, and the last finishes the output"
         case PartCommitted(block=block, rows_rejected=rejected):
             rejects = f", {text.plural(rejected, 'reject')}" if rejected else ""
             return f"committed: file {block.file}, rows {block.start:,} to {block.stop:,}{rejects}"

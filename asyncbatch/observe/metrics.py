@@ -130,7 +130,8 @@ class MetricsCollector:
     def started(self) -> None:
         """An invocation begins. Each call is followed by one of `finished`, also when it is cancelled."""
         self._in_flight += 1
-        self._in_flight_max = max(self._in_flight_max, self._in_flight)
+        if self._in_flight > self._in_flight_max:
+            self._in_flight_max = self._in_flight
 
     def finished(self, sample: Sample) -> None:
         """An invocation ended."""
@@ -144,7 +145,8 @@ class MetricsCollector:
         if sample.outcome is Outcome.SUCCESS and sample.kind is not Kind.PROBE:
             self._latency.add(duration_s)
             self._chunk_rows += sample.rows
-            self._chunk_rows_max = max(self._chunk_rows_max, sample.rows)
+            if sample.rows > self._chunk_rows_max:
+                self._chunk_rows_max = sample.rows
             self._rows_answered += sample.rows
             self._window.add(sample.finished_s, sample.rows)
 
@@ -170,6 +172,11 @@ class MetricsCollector:
             answered_s=self._latency.total_s,
             bytes_sent=self._bytes_sent,
         )
+
+    @property
+    def latencies(self) -> LogHistogram:
+        """Durations of the successful invocations, probes left out."""
+        return self._latency
 
     def since_start(self, at_s: float) -> float:
         """A moment of the clock as seconds since planning began."""

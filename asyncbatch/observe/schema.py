@@ -60,6 +60,8 @@ def _type(hint: Any) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _type(arguments[1])}
     if origin is Sequence:
         return {"type": "array", "items": _type(arguments[0])}
+    if origin is tuple and arguments[1:] == (...,):
+        return {"type": "array", "items": _type(arguments[0])}
     if origin is tuple:
         return {"type": "array", "prefixItems": [_type(each) for each in arguments], "items": False}
     if origin is types.UnionType:

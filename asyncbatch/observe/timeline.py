@@ -175,7 +175,7 @@ def _point(stretch: _Stretch, end_s: float, seconds: float) -> TimelinePoint:
     return TimelinePoint(
         at_s=round(end_s, 3),
         seconds=round(seconds, 3),
-        rows_per_s=round(stretch.rows / seconds, 3),
+        rows_per_s=float(f"{stretch.rows / seconds:.6g}"),
         requests=stretch.requests,
         chunk_rows=round(stretch.chunk_rows / stretch.successes, 1) if stretch.successes else None,
         chunk_rows_wanted=stretch.wanted,

@@ -1,7 +1,6 @@
 """Nothing that a run writes may be, or become, a part of its own input."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -9,6 +8,7 @@ from asyncbatch.errors import ConfigError, OutputError
 from asyncbatch.model import InputFile
 from asyncbatch.observe.report_file import check_report_can_be_made
 from asyncbatch.sink import SinkLocation
+from asyncbatch.source.paths import matches
 from asyncbatch.store.uri import parse_uri, scheme_of
 
 _GLOB = frozenset("*?[")
@@ -71,7 +71,7 @@ def _is_looked_for(spec: str, location: SinkLocation) -> bool:
     if isinstance(root, Path):
         root = root.resolve()
     written = target if location.kind == "file" else target / "part-0.parquet"
-    return root in written.parents and _matches(written.relative_to(root).parts, parts[first:])
+    return root in written.parents and matches(written.relative_to(root).parts, parts[first:])
 
 
 def _named(spec: str) -> PurePath:
@@ -94,15 +94,9 @@ def _written(location: SinkLocation, path: PurePath) -> PurePath:
     """The target or the state of a sink, to be compared with inputs."""
     if location.uri is not None:
         return PurePosixPath("/", location.uri.place, path)
+    if location.database is not None:
+        return PurePosixPath("/", location.spec, path)
     return Path(path).resolve()
-
-
-def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    if not path or not pattern:
-        return not path and not pattern
-    if pattern[0] == "**":
-        return _matches(path, pattern[1:]) or _matches(path[1:], pattern)
-    return fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
 def _check_report(inputs: dict[PurePath, str], location: SinkLocation | None, report: str) -> None:

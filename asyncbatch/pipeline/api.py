@@ -230,7 +230,11 @@ def run_job(
     config: RunConfig, source: object, sink: str, *, session: object = None, hooks: Sequence[RunHook] = ()
 ) -> RunReport:
     """`run` for options already parsed, such as those of the command line."""
-    job = Job(config, source, sink=sink, hooks=hooks, session=session)
+    return run_to_end(Job(config, source, sink=sink, hooks=hooks, session=session), sink)
+
+
+def run_to_end(job: Job, sink: str) -> RunReport:
+    """`run` for a job that the caller wants to look into afterwards."""
     return _blocking(lambda: run_to_sink(job, sink), job)
 
 

@@ -178,13 +178,13 @@ class Flow:
                 try:
                     if self._gate.has_rate:
                         self.waits.turn(Wait.RATE, now_s)
-                    await self._gate.pass_rate()
+                        await self._gate.pass_rate()
                     self._signal.wake()
                     work = self._take()
                     if work is not None:
                         if self._gate.rows_at_once is not None:
                             self.waits.turn(Wait.ROW_RATE, self._clock())
-                        await self._gate.pass_row_rate(work.rows)
+                            await self._gate.pass_row_rate(work.rows)
                         if self._gate.in_flight >= self._controller.concurrency():
                             self.waits.turn(self._gate.full, self._clock())
                         return work
@@ -283,8 +283,10 @@ class Flow:
         """The controller learns, and whoever may send now is woken."""
         if steers:
             self._controller.record(sample)
-        self._add_workers()
-        self._signal.wake(max(1, self._controller.concurrency() - self._gate.in_flight))
+        limit = self._controller.concurrency()
+        if self._workers < limit:
+            self._add_workers()
+        self._signal.wake(max(1, limit - self._gate.in_flight))
 
     # -- what comes back -------------------------------------------------------------------------------------------
 

@@ -7,10 +7,10 @@ from aiolimiter import AsyncLimiter
 
 from asyncbatch.control.binding import Wait
 from asyncbatch.control.breaker import Breaker
+from asyncbatch.control.estimate import ROW_BURST_S
 from asyncbatch.protocols import Controller
 
 _REQUEST_BURST_S = 0.1
-_ROW_BURST_S = 1.0
 
 
 def _limiter(per_second: float | None, *, burst_s: float) -> AsyncLimiter | None:
@@ -60,7 +60,7 @@ class Gate:
         self._controller = controller
         self._breaker = breaker
         self._rate = _limiter(rate, burst_s=_REQUEST_BURST_S)
-        self._row_rate = _limiter(row_rate, burst_s=_ROW_BURST_S)
+        self._row_rate = _limiter(row_rate, burst_s=ROW_BURST_S)
         self._at_rate = False
         self._at_row_rate = 0
         self.in_flight = 0

@@ -24,9 +24,12 @@ from asyncbatch.pipeline.resuming import total_blocks
 from asyncbatch.pipeline.running import RunTools
 from asyncbatch.pipeline.shards import own_share, shard_of
 from asyncbatch.pipeline.signals import stop_on_signals
+from asyncbatch.pipeline.storage import sink_access, source_access
 from asyncbatch.protocols import Advises, Controller, Decides, Endpoint, Explains, RunHook, Source
 from asyncbatch.sink import Plan
 from asyncbatch.source import open_source
+from asyncbatch.store.access import Access
+from asyncbatch.store.uri import shown
 
 T = TypeVar("T")
 
@@ -45,7 +48,7 @@ class Job:
     ) -> None:
         self.config = own_share(config)
         self._given = config
-        self.source_spec = source if isinstance(source, str) else f"<{type(source).__name__}>"
+        self.source_spec = shown(source) if isinstance(source, str) else f"<{type(source).__name__}>"
         self.sink_spec = sink
         self.job_id = ""
         self.warnings: list[str] = []
@@ -65,6 +68,11 @@ class Job:
             metrics=MetricsCollector(clock=time.monotonic),
             emit=self.emit,
         )
+
+    @property
+    def sink_access(self) -> Access:
+        """With which rights the sink is written."""
+        return sink_access(self.config, self._session)
 
     def emit(self, event: Event) -> None:
         """Tell every hook; keep warnings for the report. A hook that raises is told nothing more: the run is not its."""
@@ -89,7 +97,8 @@ class Job:
             )
         # In a thread: it imports its client library, which takes up to 200 ms.
         endpoint = await anyio.to_thread.run_sync(lambda: make_endpoint(self.config, session=self._session))
-        source = await anyio.to_thread.run_sync(open_source, self._raw_source, self.config.input)
+        access = source_access(self.config, self._session)
+        source = await anyio.to_thread.run_sync(open_source, self._raw_source, self.config.input, access)
         stack.callback(source.close)
         stack.push_async_callback(_close, endpoint)
         await endpoint.open(concurrency=concurrency_ceiling(self.config))

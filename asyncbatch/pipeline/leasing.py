@@ -15,6 +15,7 @@ from asyncbatch.pipeline.job import Job
 from asyncbatch.sink.lease import HEARTBEAT_S, Holder
 from asyncbatch.sink.output import blocked_by
 from asyncbatch.sink.status import output_status
+from asyncbatch.store.access import Access
 
 T = TypeVar("T")
 
@@ -66,9 +67,7 @@ def taken_over(held: Held) -> str:
     return f"{held.taken_by or 'another process'} took this one for dead and is at work on the output"
 
 
-async def when_free(
-    job: Job, sink: str, shard: str, go: Callable[[], Awaitable[RunReport]]
-) -> RunReport:
+async def when_free(job: Job, sink: str, shard: str, go: Callable[[], Awaitable[RunReport]]) -> RunReport:
     """`go`, which may raise BusyError: then, as `--if-idle` and `--wait` say, an end without failure, or again later.
 
     Raises:
@@ -92,12 +91,12 @@ async def _until_free(job: Job, sink: str, shard: str) -> None:
     rows: tuple[int, int | None] | None = None
     while True:
         holder = await anyio.to_thread.run_sync(
-            lambda: blocked_by(sink, format=job.config.output.format, shard=shard)
+            lambda: blocked_by(sink, format=job.config.output.format, shard=shard, access=job.sink_access)
         )
         if holder is None:
             return
         if looks % _COUNT_EVERY == 0:
-            rows = await anyio.to_thread.run_sync(_rows_done, sink)
+            rows = await anyio.to_thread.run_sync(_rows_done, sink, job.sink_access)
         looks += 1
         job.emit(
             Waiting(
@@ -110,10 +109,10 @@ async def _until_free(job: Job, sink: str, shard: str) -> None:
         await anyio.sleep(LOOK_EVERY_S)
 
 
-def _rows_done(sink: str) -> tuple[int, int | None] | None:
+def _rows_done(sink: str, access: Access) -> tuple[int, int | None] | None:
     """Rows in the output, and of how many; None while nothing is planned there."""
     try:
-        found = output_status(sink)
+        found = output_status(sink, access=access)
     except AsyncBatchError:
         return None
     return found.rows_done, found.rows_total

@@ -23,6 +23,7 @@ from asyncbatch.pipeline.advice import (
 )
 from asyncbatch.pipeline.assembling import OutputShape, output_shape
 from asyncbatch.pipeline.controllers import make_controller
+from asyncbatch.pipeline.partitioned import without_folders
 from asyncbatch.pipeline.probing import LEAST_ROWS, PROBE_SIZES, SAMPLE_ROWS, Prober, ProbeResult, Watch
 from asyncbatch.pipeline.sent import describe_sent, refused_by
 from asyncbatch.pipeline.tuning import Recalled, Tuning, tuning_for
@@ -131,7 +132,9 @@ async def prepare(
     import pyarrow as pa
 
     check_reply(config.reply)
-    selection = select_columns(source.schema.names, source.partition_columns, config.input)
+    selection = without_folders(
+        select_columns(source.schema.names, source.partition_columns, config.input), source, config
+    )
     sent_schema = _part_of(source, selection.send)
     # An input without columns is one without rows: nothing will be sent, whatever the body.
     encoder = make_encoder(

@@ -1,6 +1,5 @@
 """What `asyncbatch plan` tells: what a run would do, from the same preparation, with nothing written."""
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
@@ -9,14 +8,18 @@ from typing import Any
 import anyio.to_thread
 
 from asyncbatch.config import RunConfig
-from asyncbatch.errors import AsyncBatchError
+from asyncbatch.endpoint.description import describe_in_short
+from asyncbatch.errors import AsyncBatchError, OutputError
 from asyncbatch.observe import text
 from asyncbatch.pipeline.apart import check_apart
+from asyncbatch.pipeline.expecting import Expectation, expect, guess_rows
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job
+from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.probing import SAMPLE_ROWS, Exchange
-from asyncbatch.pipeline.resuming import total_rows
+from asyncbatch.pipeline.resuming import check_resumable, total_blocks, total_rows
+from asyncbatch.pipeline.shards import describe_shards, own_rows, refuse_shards
 from asyncbatch.pipeline.showing import (
     LARGEST_SHOWN,
     ShownColumn,
@@ -26,10 +29,14 @@ from asyncbatch.pipeline.showing import (
     shown_columns,
     shown_exchange,
 )
-from asyncbatch.protocols import RunHook
-from asyncbatch.sink import locate
+from asyncbatch.pipeline.watching import ModelWatch
+from asyncbatch.protocols import Endpoint, RunHook, Source
+from asyncbatch.sink import Plan, locate
+from asyncbatch.sink.existing import open_existing
+from asyncbatch.sink.history import load_history
+from asyncbatch.sink.status import output_status
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +67,15 @@ class PlanReport:
     """Seconds of each answered probe, by its rows."""
     seconds_per_row: float
     """Marginal seconds of one more row in one slot."""
-    request_bytes_total: float | None
-    seconds_one_slot: float | None
-    """The whole input through one slot at the rate of the largest probe; a run uses many."""
+    rows_done: int
+    """Rows that SINK holds already, where it was begun before."""
+    estimate: Expectation | None
+    """Of the rows that are left; None where there was nothing to ask the endpoint."""
+    model: str
+    """What stands behind the endpoint's name, where that can be asked."""
     resumable: bool
+    shards: Sequence[str] = ()
+    """With `--shard` or `--processes`: what each process does."""
     advice: Sequence[str] = ()
     """What to look at although the endpoint answered, with the option that changes it."""
     columns: Sequence[ShownColumn] = ()
@@ -97,11 +109,13 @@ class PlanReport:
                 f"note      the endpoint cannot answer fewer than {self.min_rows} rows: such requests are padded"
             )
         lines += [f"check     {advice}" for advice in self.advice]
-        if self.seconds_one_slot is not None:
-            lines.append(
-                f"estimate  {text.duration(self.seconds_one_slot)} with one request in flight;"
-                f" {text.size(int(self.request_bytes_total or 0))} to send"
-            )
+        if self.model:
+            lines.insert(3, f"model     {self.model}")
+        lines += [f"shards    {each}" for each in self.shards]
+        if self.rows_done:
+            lines.append(f"resumes   {text.plural(self.rows_done, 'row')} were done before")
+        if self.estimate is not None:
+            lines += self.estimate.lines()
         if self.columns:
             lines += ["", *column_lines(self.columns)]
         if self.shown is not None:
@@ -139,21 +153,52 @@ async def plan_to_report(
             opened, endpoint = await job.open(stack)
             location = None if sink is None else locate(sink, format=config.output.format)
             check_apart(job.source_spec, opened.files, location, config.output.report)
+            if location is not None and location.kind == "stream":
+                refuse_shards(
+                    config, "one process gives all rows in order", hint="write into a folder or a file"
+                )
+            planned, done = await anyio.to_thread.run_sync(_begun, job, opened, endpoint, sink)
+            if planned is not None:
+                opened = as_planned(opened, planned.files)
+            watch = ModelWatch(endpoint, emit=job.emit, allowed=True)
             exchanges: list[Exchange] = []
             try:
-                prepared = await job.prepare(
-                    opened,
-                    endpoint,
-                    None,
-                    watch=exchanges.append if show else None,
-                    head=min(show, LARGEST_SHOWN),
+                prepared = await watch.beside(
+                    job.prepare(
+                        opened,
+                        endpoint,
+                        planned,
+                        watch=exchanges.append if show else None,
+                        head=min(show, LARGEST_SHOWN),
+                    )
                 )
             except AsyncBatchError as error:
                 if (failed := chosen(exchanges, show)) is not None:
                     error.add_note("\n".join(shown_exchange(failed, endpoint, None).lines()))
                 raise
-            report = _report(job, prepared, total_rows(opened, config.input.limit))
+            rows = total_rows(opened, config.input.limit)
+            guessed = None
+            if rows is None:
+                guessed = await anyio.to_thread.run_sync(guess_rows, opened, prepared, config.input.limit)
+            report = _report(job, prepared, rows, guessed, done, watch)
             return await _with_exchange(report, prepared, exchanges, show, config) if show else report
+
+
+def _begun(job: Job, source: Source, endpoint: Endpoint, sink: str | None) -> tuple[Plan | None, int]:
+    """The plan of a job that was begun in `sink`, and the rows that are done; None and 0 for a new one.
+
+    Raises:
+        OutputError: it was begun with another command; `--overwrite` would start anew.
+    """
+    if sink is None or job.config.failure.overwrite or locate(sink).kind not in ("folder", "file"):
+        return None, 0
+    try:
+        existing = open_existing(sink)
+    except OutputError:
+        return None, 0
+    history = load_history(existing.state)
+    check_resumable(existing.plan, job.config, source, endpoint, sink, history=history)
+    return existing.plan, output_status(sink).rows_done
 
 
 async def _with_exchange(
@@ -175,16 +220,25 @@ async def _with_exchange(
     )
 
 
-def _report(job: Job, prepared: Prepared, rows: int | None) -> PlanReport:
-    probes = prepared.probes
-    last = probes.answers[-1] if probes.answers else None
+def _report(
+    job: Job, prepared: Prepared, rows: int | None, guessed: int | None, done: int, watch: ModelWatch
+) -> PlanReport:
+    probes, source = prepared.probes, prepared.source
+    about = rows if rows is not None else guessed
+    left = None if about is None else own_rows(job.config, max(0, about - done))
+    advice = [advice.sentence() for advice in prepared.advice]
+    if watch.shared and not job.config.speed.background:
+        advice.append(
+            f"others may be using the endpoint ({watch.shared}): --background takes only what they leave"
+        )
     return PlanReport(
         endpoint=prepared.endpoint.name,
         source=job.source_spec,
         sink=job.sink_spec,
-        files=len(prepared.source.files),
+        files=len(source.files),
         rows=rows,
-        input_bytes=sum(file.size_bytes for file in prepared.source.files),
+        rows_done=done,
+        input_bytes=sum(file.size_bytes for file in source.files),
         columns_sent=prepared.selection.send,
         columns_kept=prepared.selection.keep,
         body=job.config.request.body,
@@ -193,12 +247,13 @@ def _report(job: Job, prepared: Prepared, rows: int | None) -> PlanReport:
         reply_bytes_per_row=probes.reply_bytes_per_row,
         output={field.name: str(field.type) for field in prepared.shape.schema},
         block_rows=prepared.block_rows,
-        blocks=None if rows is None else math.ceil(rows / prepared.block_rows),
+        blocks=total_blocks(source, prepared.block_rows, job.config.input.limit),
         min_rows=prepared.min_rows,
         probe_latency_s={str(answer.rows): answer.seconds for answer in probes.answers},
         seconds_per_row=probes.seconds_per_row,
-        request_bytes_total=None if rows is None else rows * probes.body_bytes_per_row,
-        seconds_one_slot=None if rows is None or last is None else rows * last.seconds / last.rows,
-        resumable=prepared.source.resumable,
-        advice=tuple(advice.sentence() for advice in prepared.advice),
+        estimate=expect(job.config, prepared, left, guessed=guessed is not None),
+        model=describe_in_short(watch.last) if watch.last is not None else "",
+        resumable=source.resumable,
+        shards=describe_shards(job.config, source, block_rows=prepared.block_rows),
+        advice=advice,
     )

@@ -15,15 +15,18 @@ from asyncbatch.observe.report import RunReport
 from asyncbatch.observe.report_file import write_report
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job
+from asyncbatch.pipeline.leasing import holding, when_free
 from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.resuming import check_resumable
 from asyncbatch.pipeline.running import Run
+from asyncbatch.pipeline.shards import refuse_shards
+from asyncbatch.pipeline.storage import sink_access
 from asyncbatch.pipeline.watching import ModelWatch
 from asyncbatch.protocols import RunHook
 from asyncbatch.sink import Plan
 from asyncbatch.sink.existing import open_existing
 from asyncbatch.sink.history import load_history
-from asyncbatch.sink.lease import HEARTBEAT_S
+from asyncbatch.sink.lease import WHOLE
 from asyncbatch.sink.retrying import Retry, open_retry
 
 
@@ -56,7 +59,7 @@ def make_retry_job(
         OutputError: nothing was planned there.
         ConfigError: an unknown option or a bad value.
     """
-    existing = open_existing(spec)
+    existing = open_existing(spec, access=sink_access(RunConfig.from_options(given), session))
     history = load_history(existing.state)
     plan = replace(
         existing.plan,
@@ -68,7 +71,9 @@ def make_retry_job(
             f"the input of {spec} was in memory and cannot be read again",
             hint="score it again, into another output",
         )
-    return Job(retry_config(plan, given), plan.source, sink=spec, hooks=hooks, session=session)
+    config = retry_config(plan, given)
+    refuse_shards(config, "a retry is done by one process", hint="ask for more with --concurrency")
+    return Job(config, plan.source, sink=spec, hooks=hooks, session=session)
 
 
 async def retry_to_sink(job: Job, spec: str) -> RunReport:
@@ -79,7 +84,7 @@ async def retry_to_sink(job: Job, spec: str) -> RunReport:
             on from there.
     """
     try:
-        report = await job.attended(lambda: _retry(job, spec))
+        report = await job.attended(lambda: when_free(job, spec, WHOLE, lambda: _retry(job, spec)))
     except AsyncBatchError as error:
         _tell(job, job.ended_by(error))
         raise
@@ -95,8 +100,11 @@ def _tell(job: Job, report: RunReport) -> None:
 
 async def _retry(job: Job, spec: str) -> RunReport:
     async with AsyncExitStack() as stack:
-        retry = await anyio.to_thread.run_sync(open_retry, spec)
+        retry = await anyio.to_thread.run_sync(
+            lambda: open_retry(spec, file_size=job.config.output.file_size, access=job.sink_access)
+        )
         stack.push_async_callback(_close, retry)
+        await stack.enter_async_context(holding(retry, job.stop))
         job.job_id = retry.plan.job_id
         total = sum(file.rows or 0 for file in retry.plan.files)
         if not retry.wanted:
@@ -129,7 +137,6 @@ async def _retry(job: Job, spec: str) -> RunReport:
             job.on_stop = run.stop
             with flattened():
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_keep_lease, retry)
                     tasks.start_soon(watch.run)
                     await run.run()
                     await watch.look_again()
@@ -146,9 +153,3 @@ async def _retry(job: Job, spec: str) -> RunReport:
 async def _close(retry: Retry) -> None:
     with anyio.CancelScope(shield=True):
         await anyio.to_thread.run_sync(retry.close)
-
-
-async def _keep_lease(retry: Retry) -> None:
-    while True:
-        await anyio.sleep(HEARTBEAT_S)
-        await anyio.to_thread.run_sync(retry.heartbeat)

@@ -14,6 +14,7 @@ from asyncbatch.config import RunConfig
 from asyncbatch.control.sharding import row_ranges, rows_within, share_of_range
 from asyncbatch.errors import ConfigError, InputError, SourceError
 from asyncbatch.model import InputFile
+from asyncbatch.observe import text
 from asyncbatch.option import flag
 from asyncbatch.pipeline.controllers import MAX_CONCURRENCY
 from asyncbatch.pipeline.planned import block_ends, with_rows
@@ -21,6 +22,7 @@ from asyncbatch.pipeline.reading import DoneRange
 from asyncbatch.protocols import Source
 from asyncbatch.sink.manifest import MissingRange
 from asyncbatch.sink.parts import FileRecord, PartsSink
+from asyncbatch.source.opening import is_gzip
 from asyncbatch.units import IntRange, Shard
 
 Offsets = Mapping[int, Sequence[int] | None]
@@ -92,6 +94,36 @@ def refuse_processes(config: RunConfig) -> None:
             f"--processes {config.speed.processes} is for the command line, which starts processes of its own",
             hint="start processes yourself, and give each its shard: shard='0/4', shard='1/4' …",
         )
+
+
+def own_rows(config: RunConfig, rows: int) -> int:
+    """About how many of `rows` are this shard's."""
+    shard = shard_of(config)
+    return rows if shard is None else -(-rows // shard.of)
+
+
+def describe_shards(config: RunConfig, source: Source, *, block_rows: int) -> list[str]:
+    """What several processes would do, for `plan`; empty for one. Reads two bytes of each text file."""
+    shard, processes = shard_of(config), config.speed.processes or 1
+    if shard is None and processes == 1:
+        return []
+    mine = shard or Shard(0, 1)
+    said = f"shard {mine}" if shard is not None else "all rows"
+    if all(file.rows is not None for file in source.files):
+        within = rows_within([file.rows or 0 for file in source.files], config.input.limit)
+        ranges = row_ranges(mine, within, block_rows=block_rows)
+        blocks = sum(-(-(stop - start) // block_rows) for start, stop in ranges)
+        rows = sum(stop - start for start, stop in ranges)
+        said += f": {text.plural(rows, 'row')} in {text.plural(blocks, 'block')}"
+    lines = [said + (f", by {processes} processes" if processes > 1 else "")]
+    unknown = [file for file in source.files if file.rows is None and file.path]
+    if unknown:
+        lines.append("rows are counted first: text files are read once more, at about 1 GB/s")
+    if any(is_gzip(file.path) for file in unknown):
+        lines.append(
+            "gzip cannot be entered in the middle: each process reads through, and scores its own rows"
+        )
+    return lines
 
 
 def shard_work(

@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 
 from asyncbatch.errors import AsyncBatchError, OutputError, StoppedError, StorageError
-from asyncbatch.observe.events import RunFinished, ShardDone
+from asyncbatch.observe.events import RunFinished, ShardDone, Warned
 from asyncbatch.observe.report import RunReport
 from asyncbatch.observe.report_file import write_report
 from asyncbatch.pipeline.accepting import Accepted, check_same_table
@@ -16,6 +16,7 @@ from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.groups import flattened
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.leasing import holding, taken_over, when_free
+from asyncbatch.pipeline.partitioned import check_partitioned_sink
 from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.resuming import check_resumable, total_rows
@@ -29,6 +30,7 @@ from asyncbatch.pipeline.shards import (
 )
 from asyncbatch.pipeline.to_stream import to_stream
 from asyncbatch.pipeline.watching import ModelWatch
+from asyncbatch.protocols import Endpoint, Source
 from asyncbatch.sink import Output, locate, open_sink
 from asyncbatch.sink.history import load_history, note_accepted
 from asyncbatch.sink.lease import lease_name
@@ -78,6 +80,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         # Bad input is said before anything is made on disk.
         source, endpoint = await job.open(stack)
         location = locate(sink, format=config.output.format)
+        check_partitioned_sink(config, location)
         check_apart(job.source_spec, source.files, location, config.output.report)
         job.report_path = config.output.report
         require_shared_source(source, config)
@@ -88,16 +91,20 @@ async def _to_output(job: Job, sink: str) -> RunReport:
                 overwrite=config.failure.overwrite,
                 file_size=config.output.file_size,
                 shard=lease_name(config.speed.shard),
+                mode=config.output.mode,
+                access=job.sink_access,
             )
         )
         stack.push_async_callback(_in_thread, output.close)
         await stack.enter_async_context(holding(output, job.stop))
+        if await _begins_anew(job, output, source, endpoint):
+            await anyio.to_thread.run_sync(output.set_aside)
         planned = output.plan
         accepted: Accepted = []
         if planned is not None:
             job.job_id = planned.job_id
             history = await anyio.to_thread.run_sync(load_history, output.state)
-            accepted = check_resumable(planned, config, source, endpoint, sink, history=history)
+            accepted = check_resumable(planned, config, source, endpoint, location.spec, history=history)
             source = as_planned(source, planned.files)
             if output.finished:
                 rows = await anyio.to_thread.run_sync(output.finished_rows)
@@ -110,15 +117,31 @@ async def _to_output(job: Job, sink: str) -> RunReport:
             expected_bytes = _expected_bytes(prepared, config.input.limit)
             mine = plan
             plan = await anyio.to_thread.run_sync(lambda: output.start(mine, expected_bytes=expected_bytes))
-            if plan.job_id != mine.job_id:  # another shard was faster, and has measured other block rows perhaps
-                check_resumable(plan, config, source, endpoint, sink)
+            if (
+                plan.job_id != mine.job_id
+            ):  # another shard was faster, and has measured other block rows perhaps
+                check_resumable(plan, config, source, endpoint, location.spec)
                 source = as_planned(source, plan.files)
                 prepared = await job.prepare(source, endpoint, plan)
         elif accepted:
             check_same_table(planned, prepared, config.failure.accept_changes)
             await anyio.to_thread.run_sync(note_accepted, output.state, accepted)
+            for difference, _ in accepted:
+                job.emit(Warned(message=f"rows that are left are scored with another {difference}"))
         job.job_id = plan.job_id
         return await _run_to_output(job, prepared, output, watch)
+
+
+async def _begins_anew(job: Job, output: Output, source: Source, endpoint: Endpoint) -> bool:
+    """Whether the command is another job into a table that a finished one has written: to append, or to replace."""
+    if output.plan is None or not output.finished or job.config.output.mode == "fail":
+        return False
+    history = await anyio.to_thread.run_sync(load_history, output.state)
+    try:
+        check_resumable(output.plan, job.config, source, endpoint, output.location.spec, history=history)
+    except OutputError:
+        return output.location.database is not None
+    return False
 
 
 def _expected_bytes(prepared: Prepared, limit: int | None) -> int:
@@ -165,9 +188,8 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output, watch: Mo
     try:
         with flattened():
             async with anyio.create_task_group() as tasks:
-                if total is None or total > resumed:  # rows will be sent
-                    await watch.keep(output.state)
-                    tasks.start_soon(watch.run)
+                await watch.keep(output.state)
+                tasks.start_soon(watch.run)
                 await run.run()
                 await watch.look_again()
                 tasks.cancel_scope.cancel()
@@ -178,7 +200,9 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output, watch: Mo
             if not stopped or watch.changed or await anyio.to_thread.run_sync(lambda: bool(output.missing())):
                 # Whoever takes this process for dead removes its unfinished files.
                 if isinstance(error, StorageError) and not await anyio.to_thread.run_sync(output.heartbeat):
-                    error = StoppedError(taken_over(output), hint="the same command goes on when that has ended")
+                    error = StoppedError(
+                        taken_over(output), hint="the same command goes on when that has ended"
+                    )
                 report = job.ended_by(error)
                 try:
                     await anyio.to_thread.run_sync(output.write_report, report.to_dict())
@@ -190,7 +214,9 @@ async def _run_to_output(job: Job, prepared: Prepared, output: Output, watch: Mo
         missing = await anyio.to_thread.run_sync(output.missing)
         if shard is not None:
             job.emit(ShardDone(shard=str(shard), missing_rows=rows_missing(missing)))
-            return job.done()
+            report = job.done()
+            await anyio.to_thread.run_sync(output.write_report, report.to_dict())
+            return report
         raise OutputError(
             f"{len(missing)} ranges of {output.location.spec} are missing at the end of the run",
             hint="the same command writes them",
@@ -222,5 +248,6 @@ async def _finish(job: Job, output: Output) -> Manifest | None:
             await anyio.sleep(_FINISH_LOOK_S)
         return None
     raise StoppedError(
-        f"stopped while another process finishes the output: {reasons[0]}", hint="the same command looks again"
+        f"stopped while another process finishes the output: {reasons[0]}",
+        hint="the same command looks again",
     )

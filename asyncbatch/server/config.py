@@ -10,8 +10,12 @@ from typing import Any, Literal
 
 from asyncbatch.errors import ConfigError
 
-Shape = Literal["affine", "step", "pow2", "knee"]
-SHAPES: tuple[Shape, ...] = ("affine", "step", "pow2", "knee")
+Shape = Literal["affine", "step", "pow2", "knee", "saturating"]
+SHAPES: tuple[Shape, ...] = ("affine", "step", "pow2", "knee", "saturating")
+NOISE_KINDS = ("lognormal", "exponential", "spikes")
+ROUTINGS = ("shortest", "random")
+CHANGEABLE = ("instances", "slots", "slowness", "rate")
+"""What a `Change` may name."""
 
 ERROR_KINDS = (
     "400", "413", "424", "424-400", "429", "500", "502", "503", "530", "capacity", "reset", "reset-inside", "truncated",
@@ -48,6 +52,28 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """`at_s` seconds after the first request `what` becomes `value`."""
+
+    at_s: float
+    what: str
+    """instances, slots (of each instance), slowness (factor on every service time), rate (requests a second)."""
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.what not in CHANGEABLE:
+            raise ConfigError(
+                f"simulated endpoint: {self.what!r} cannot change", hint=f"one of {', '.join(CHANGEABLE)}"
+            )
+        least = 1.0 if self.what in ("instances", "slots") else 0.0
+        if self.at_s < 0 or self.value < least:
+            raise ConfigError(
+                f"simulated endpoint: {self.what} cannot become {self.value:g} at {self.at_s:g} s",
+                hint=f"give {least:g} or more",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationConfig:
     """A simulated endpoint. Times in seconds, sizes in bytes; 0 switches a limit off unless said otherwise.
 
@@ -61,16 +87,35 @@ class SimulationConfig:
     """Cost of one row."""
     shape: Shape = "affine"
     """How rows are charged: as they are (affine), rounded up to a multiple of `m` (step), padded to the next
-    of m, 2m, 4m … (pow2), or with a quadratic term beyond `knee` rows (knee)."""
+    of m, 2m, 4m … (pow2), with a quadratic term beyond `knee` rows (knee), or as `knee` rows at least (saturating:
+    rows are free until then)."""
     m: int = 32
     knee: int = 0
     knee_c: float = 0.0
     noise: float = 0.0
-    """Sigma of the lognormal factor."""
+    """Sigma of the lognormal factor; the memoryless share of the time with `exponential`."""
+    noise_kind: str = "lognormal"
+    """lognormal, exponential, or spikes (one request of 33 takes ten times as long)."""
     slots: int = 4
-    """Requests served at once; at least 1."""
+    """Requests that an instance serves at once; at least 1."""
     queue: int = 1000
-    """Places to wait for a slot; beyond them 503. 0 means none."""
+    """Places of an instance to wait for a slot; beyond them 503. 0 means none."""
+    instances: int = 1
+    """Copies of the container, each with slots, a queue and a cold start of its own."""
+    routing: str = "shortest"
+    """Which instance a request goes to: that with the fewest requests (shortest), or any (random)."""
+    uneven: float = 0.0
+    """Spread of the instances' speeds: sigma of a lognormal factor."""
+    cores: int = 0
+    """Slots that are busy beyond so many share them, so that all are slower."""
+    thrash: float = 0.0
+    """Further slowdown for each slot that is busy beyond `cores`."""
+    round_trip_s: float = 0.0
+    """Time on the way, half of it there and half of it back; refusals take it too."""
+    bandwidth: float = 0.0
+    """Bytes a second of a request's body on the way, for each request; 0: no limit."""
+    changes: tuple[Change, ...] = ()
+    """What changes while it runs."""
     rate: float = 0.0
     """Token bucket, requests a second; beyond it `throttle`."""
     burst: float = 0.0
@@ -86,6 +131,10 @@ class SimulationConfig:
     """Most rows of a request; beyond them 413."""
     oom_rows: int = 0
     """Rows above which the container dies of memory: ModelError with the original status 500."""
+    oom_delay_s: float = 0.0
+    """How long it takes to die; 0: as long as the answer would have taken."""
+    oom_restart_s: float = 0.0
+    """How long its slot is gone, from the begin of the request that killed it."""
     min_rows: int = 1
     """A request of fewer rows fails as stock scikit-learn containers do with one: ModelError, original status
     500."""
@@ -123,12 +172,19 @@ class SimulationConfig:
             "oom_rows",
             "cold_s",
             "cold_x",
+            "uneven",
+            "cores",
+            "thrash",
+            "round_trip_s",
+            "bandwidth",
+            "oom_delay_s",
+            "oom_restart_s",
         ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(
                     f"simulated endpoint: {name} is {getattr(self, name)}", hint="give 0 or more"
                 )
-        for name in ("m", "slots", "min_rows", "outputs"):
+        for name in ("m", "slots", "min_rows", "outputs", "instances"):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"simulated endpoint: {name} is {getattr(self, name)}", hint="give 1 or more"
@@ -137,6 +193,12 @@ class SimulationConfig:
             raise ConfigError(
                 f"simulated endpoint: shape {self.shape!r} is unknown", hint=f"one of {', '.join(SHAPES)}"
             )
+        for name, known in (("noise_kind", NOISE_KINDS), ("routing", ROUTINGS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"simulated endpoint: {name} {getattr(self, name)!r} is unknown",
+                    hint=f"one of {', '.join(known)}",
+                )
         if self.throttle not in (400, 429):
             raise ConfigError(f"simulated endpoint: throttle is {self.throttle}", hint="400 or 429")
         for kind in self.errors:
@@ -239,7 +301,9 @@ class ServeConfig:
         given["credentials"] = tuple(Credential(**each) for each in given["credentials"])
         if given["simulation"] is not None:
             simulation = dict(given["simulation"])
-            given["simulation"] = SimulationConfig(**{**simulation, "labels": tuple(simulation["labels"])})
+            simulation["labels"] = tuple(simulation["labels"])
+            simulation["changes"] = tuple(Change(**each) for each in simulation["changes"])
+            given["simulation"] = SimulationConfig(**simulation)
         return cls(**given)
 
 

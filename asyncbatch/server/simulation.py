@@ -18,6 +18,7 @@ import numpy as np
 from asyncbatch.server.config import SimulationConfig
 
 _MASK = (1 << 64) - 1
+_SPIKES = 0.03
 
 
 def service_time_s(config: SimulationConfig, *, rows: int, age_s: float, rng: Random) -> float:
@@ -30,11 +31,29 @@ def service_time_s(config: SimulationConfig, *, rows: int, age_s: float, rng: Ra
     seconds = config.a + config.b * charged
     if config.shape == "knee" and rows > config.knee:
         seconds += config.knee_c * (rows - config.knee) ** 2
+    elif config.shape == "saturating":
+        seconds = config.a + config.b * max(config.knee, rows)
     if age_s < config.cold_s:
         seconds *= config.cold_x
-    if config.noise:
-        seconds *= math.exp(rng.gauss(-config.noise * config.noise / 2, config.noise))
-    return seconds
+    return seconds * _noise(config, rng)
+
+
+def _noise(config: SimulationConfig, rng: Random) -> float:
+    """A factor on the service time; its mean is 1, but for spikes."""
+    if config.noise_kind == "spikes":
+        return (10.0 if rng.random() < _SPIKES else 1.0) * math.exp(rng.gauss(0, config.noise))
+    if not config.noise:
+        return 1.0
+    if config.noise_kind == "exponential":
+        return 1 - config.noise + config.noise * rng.expovariate(1.0)
+    return math.exp(rng.gauss(-config.noise * config.noise / 2, config.noise))
+
+
+def crowding(config: SimulationConfig, busy: int) -> float:
+    """A factor on the service time of a request that begins while `busy` slots of its instance are, its own included."""
+    if not config.cores or busy <= config.cores:
+        return 1.0
+    return busy / config.cores + config.thrash * (busy - config.cores)
 
 
 def draw_error(config: SimulationConfig, rng: Random) -> str | None:
@@ -91,16 +110,16 @@ class StationStatistics:
 
 
 class Station:
-    """Slots with a bounded queue before them. Counts only: the caller holds the requests and wakes the
-    waiting ones."""
+    """The slots of an instance with a bounded queue before them. Counts only: the caller holds the requests and
+    wakes the waiting ones."""
 
     def __init__(self, *, slots: int, queue: int, clock: Callable[[], float]) -> None:
         self._slots = slots
         self._queue = queue
         self._clock = clock
         self._busy = self._waiting = self._most_busy = self._most_waiting = 0
-        self._busy_s = 0.0
-        self._started_s = self._at_s = clock()
+        self._busy_s = self._slots_s = 0.0
+        self._at_s = clock()
 
     def arrive(self) -> Admission:
         """A request comes in."""
@@ -118,7 +137,7 @@ class Station:
     def leave(self) -> bool:
         """A served request goes. True: its slot passes to one that waits, and the caller says which."""
         self._count()
-        if self._waiting:
+        if self._waiting and self._busy <= self._slots:
             self._waiting -= 1
             return True
         self._busy -= 1
@@ -128,26 +147,51 @@ class Station:
         """A waiting request goes unserved."""
         self._waiting -= 1
 
+    def keep(self) -> None:
+        """The slot of a request that is about to leave stays taken; one more `leave` frees it."""
+        self._count()
+        self._busy += 1
+
+    def resize(self, slots: int) -> int:
+        """There are `slots` slots from now on; how many of those that wait get one, and the caller says which."""
+        self._count()
+        self._slots = slots
+        served = max(0, min(self._waiting, slots - self._busy))
+        self._waiting -= served
+        self._busy += served
+        self._most_busy = max(self._most_busy, self._busy)
+        return served
+
     @property
     def inside(self) -> int:
         """Requests served or waiting."""
         return self._busy + self._waiting
 
+    @property
+    def busy(self) -> int:
+        """Requests being served."""
+        return self._busy
+
+    @property
+    def free(self) -> int:
+        """Slots less the requests inside; negative where some wait."""
+        return self._slots - self.inside
+
     def statistics(self) -> StationStatistics:
         self._count()
-        lasted_s = self._at_s - self._started_s
         return StationStatistics(
             slots=self._slots,
             busy=self._busy,
             waiting=self._waiting,
             most_busy=self._most_busy,
             most_waiting=self._most_waiting,
-            busy_share=self._busy_s / (lasted_s * self._slots) if lasted_s > 0 else 0.0,
+            busy_share=self._busy_s / self._slots_s if self._slots_s > 0 else 0.0,
         )
 
     def _count(self) -> None:
         now_s = self._clock()
         self._busy_s += (now_s - self._at_s) * self._busy
+        self._slots_s += (now_s - self._at_s) * self._slots
         self._at_s = now_s
 
 

@@ -48,7 +48,7 @@ def open_existing(spec: str, *, owner: str | None = None, access: Access | None 
     plan = load_plan(state) if places.begun() else None
     if plan is None:
         raise OutputError(
-            f"{spec} is no output of asyncbatch: there is no plan in {state.root}",
+            f"{location.spec} is no output of asyncbatch: there is no plan in {state.root}",
             hint="name the SINK of a run, as it was given there",
         )
     location = locate(spec, format=plan.options.get("format"))

@@ -8,11 +8,21 @@ import json
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import PartFooter, join_footers
 from asyncbatch.sink.join import Piece, join_parquet
-from asyncbatch.sink.layout import JOINED, part_name
+from asyncbatch.sink.layout import JOINED, SinkLocation, part_name
 from asyncbatch.sink.parts import PartInfo, PartsSink, list_parts
 from asyncbatch.store.base import Store, Swap
+
+
+def require_folder(location: SinkLocation) -> None:
+    """Raises OutputError if `location` is one file, which has no parts to join."""
+    if location.kind == "file":
+        raise OutputError(
+            f"--file-size joins the parts of a folder, and {location.spec} is one file",
+            hint="leave --file-size out, or name a folder",
+        )
 
 
 def join_neighbours(parts: Sequence[PartInfo], *, file_size: int) -> list[list[PartInfo]]:

@@ -13,13 +13,20 @@ OUT.asyncbatch/             the state, always beside the output
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from asyncbatch.errors import OutputError
 from asyncbatch.model import Block
+from asyncbatch.store.database.uri import (
+    DatabaseUri,
+    is_database,
+    need_table,
+    parse_database_uri,
+)
 from asyncbatch.store.uri import SCHEMES, ObjectUri, parse_uri
 
 SinkKind = Literal["folder", "file", "stream"]
@@ -63,6 +70,8 @@ class SinkLocation:
     """Beside it."""
     uri: ObjectUri | None = None
     """Of the target, in an object store."""
+    database: DatabaseUri | None = None
+    """The table that takes the parts' rows; its folder and state are names only."""
 
     @property
     def parts(self) -> PurePath:
@@ -88,6 +97,8 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
         return SinkLocation(
             spec=spec, kind="stream", format=_format(format) or "jsonl", target=nowhere, state=nowhere
         )
+    if is_database(spec):
+        return _table(parse_database_uri(spec), format)
     uri = parse_uri(spec)
     text = uri.key if uri is not None else _path_text(spec)
     target = uri.path if uri is not None else _local_target(text)
@@ -112,14 +123,33 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
     )
 
 
+def _table(database: DatabaseUri, asked: str | None) -> SinkLocation:
+    need_table(database)
+    if asked is not None:
+        raise OutputError(f"--format is for files, and {database.shown} is a table", hint="leave it out")
+    return SinkLocation(
+        spec=database.shown,
+        kind="folder",
+        format="parquet",
+        target=PurePath(database.table),
+        state=PurePath(f"{database.table}.asyncbatch"),
+        database=database,
+    )
+
+
 def part_name(block: Block) -> str:
     """`part-00000000-000000000000-000000065536.parquet`: file number and rows; sorts in row order."""
     return f"part-{block.name}.parquet"
 
 
+def partition_folder(partitions: Mapping[str, str]) -> str:
+    """`year=2024/month=1/`, as Hive and Spark write it; empty without partitions."""
+    return "".join(f"{quote(key, safe=' ')}={quote(value, safe=' ')}/" for key, value in partitions.items())
+
+
 def parse_part_name(name: str) -> Block | None:
-    """The block of a part; None for any other name."""
-    match = _PART.fullmatch(name)
+    """The block of a part, whichever folder it is in; None for any other name."""
+    match = _PART.fullmatch(name.rpartition("/")[2])
     if match is None:
         return None
     return Block(file=int(match[1]), start=int(match[2]), stop=int(match[3]))

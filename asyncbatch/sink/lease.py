@@ -223,7 +223,11 @@ def acquire_finish(
 
 
 def blocker(
-    store: Store, *, shard: str = WHOLE, machine: Machine | None = None, clock: Callable[[], float] = time.time
+    store: Store,
+    *,
+    shard: str = WHOLE,
+    machine: Machine | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Holder | None:
     """The live process because of which `acquire` would refuse; None if there is none."""
     for other, holder, lives in holders(store, machine=machine, clock=clock):
@@ -235,9 +239,13 @@ def blocker(
 def forget_dead(
     store: Store, *, machine: Machine | None = None, clock: Callable[[], float] = time.time
 ) -> None:
-    """Remove the leases of dead holders: once a job is finished nobody needs to know of them."""
+    """Remove what dead holders left, their leases too: once a job is finished nobody needs to know of them."""
     found = holders(store, machine=machine, clock=clock)
-    store.delete(*(_name(shard) for shard, _, lives in found if not lives))
+    dead = [(shard, holder.owner) for shard, holder, lives in found if not lives]
+    if dead:
+        alive = {holder.owner for _, holder, lives in found if lives}
+        store.sweep(live=alive, dead={owner for _, owner in dead}, before=clock() - DEAD_AFTER_S)
+        store.delete(*(_name(shard) for shard, _ in dead))
 
 
 def holders(
@@ -265,7 +273,9 @@ def leased_shard(name: str) -> Shard | None:
     if name == WHOLE:
         return Shard(0, 1)
     match = _SHARD.fullmatch(name)
-    return Shard(int(match[1]), int(match[2])) if match is not None and int(match[1]) < int(match[2]) else None
+    return (
+        Shard(int(match[1]), int(match[2])) if match is not None and int(match[1]) < int(match[2]) else None
+    )
 
 
 def new_owner() -> str:
@@ -288,9 +298,9 @@ def _take(
     content = _content(here)
     if not store.create_if_absent(_name(shard), lambda file: file.write(content)):
         there = _read(store, _name(shard))
-        if there is not None and there.owner != here.owner:
-            if is_alive(there, here=here, machine=machine, now=clock()):
-                return there
+        taken = there is not None and there.owner != here.owner
+        if there is not None and taken and is_alive(there, here=here, machine=machine, now=clock()):
+            return there
         _store_holder(store, _name(shard), here)  # of a dead holder
     taken = _read(store, _name(shard))
     if taken is not None and taken.owner != here.owner:

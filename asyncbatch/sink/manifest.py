@@ -90,16 +90,21 @@ def tiling(plan: Plan, parts: Sequence[PartInfo], file_rows: Mapping[int, int | 
     return missing
 
 
-def write_manifest(sink: PartsSink, *, parts_store: Store, state: Store) -> Manifest:
+def write_manifest(
+    sink: PartsSink, *, parts_store: Store, state: Store, parts: Sequence[PartInfo] | None = None
+) -> Manifest:
     """Write `errors.parquet` and then `manifest.json`; the parts must tile the input.
 
     Deterministic and repeatable: a second call over the same parts writes the same bytes.
+
+    Args:
+        parts: those that tile it; looked for if not given.
 
     Raises:
         OutputError: a part is damaged, or of another job or configuration.
     """
     plan = sink.plan
-    parts = sink.committed()
+    parts = sink.committed() if parts is None else parts
     footers = [sink.footer(part) for part in parts]
     write_errors(state, footers)
     entries = [

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncbatch.errors import OutputError
-from asyncbatch.sink.filesize import join_parts, remove_replaced
+from asyncbatch.sink.filesize import join_parts, remove_replaced, require_folder
 from asyncbatch.sink.footer import read_part_footer
 from asyncbatch.sink.layout import (
     ERRORS,
@@ -55,6 +55,7 @@ from asyncbatch.sink.plan import Plan, create_plan, load_plan, plan_differences
 from asyncbatch.sink.publish import allow_replacing, may_replace, publish
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Entry, Store, read_bytes
+from asyncbatch.store.database.parts import TableParts
 
 
 class Output:
@@ -80,6 +81,7 @@ class Output:
         self._state = state
         self._parts = parts
         self._target = target
+        self._table = parts if isinstance(parts, TableParts) else None
         self._lease = lease  # None until `start` makes a new output's state folder
         self._take_lease = take_lease
         self._wipe = wipe
@@ -124,6 +126,8 @@ class Output:
         if self._plan is None:
             raise ValueError("nothing was planned yet: call start first")
         if self._sink is None:
+            if self._table is not None:
+                self._table.make_target(self._plan.schema)
             self._sink = PartsSink(plan=self._plan, parts=self._parts, state=self._state)
         return self._sink
 
@@ -148,6 +152,8 @@ class Output:
             replaces = self._wipe()
             if replaces is not None:
                 allow_replacing(self._state, replaces)
+        if self._table is not None and load_plan(self._state) is None:
+            self._table.check_columns(plan.schema)
         there = create_plan(self._state, plan)
         # What was measured may differ between two that plan at once; whoever lost goes by the winner's.
         asked = replace(plan, block_rows=there.block_rows, min_rows=there.min_rows)
@@ -158,6 +164,18 @@ class Output:
             )
         self._plan = there
         return there
+
+    def set_aside(self) -> None:
+        """Of a table: keep the finished job's records under another name, so that the next job can begin.
+
+        Its rows stay where they are: the next one appends to them or replaces them.
+        """
+        assert self._plan is not None
+        if self._table is not None:
+            self._table.set_aside(self._plan.job_id)
+        self._plan, self._sink, self._finished = None, None, False
+        if self._lease is not None:
+            self._lease = self._take_lease()
 
     def missing(self) -> list[MissingRange]:
         """The rows that no part holds yet; none when `finish` will finish."""
@@ -230,6 +248,8 @@ class Output:
         for lease in (self._finish_lease, self._lease):
             if lease is not None:
                 lease.release()
+        if self._table is not None:
+            self._table.close()
         if self._plan is None and self._lease is not None:
             for folder in self._made:
                 with contextlib.suppress(OSError):  # not made, or not empty: then it is another's
@@ -251,14 +271,18 @@ class Output:
             sink.write_empty()
         if self._location.kind == "folder" and self._file_size is not None:
             join_parts(sink, parts_store=self._parts, state=self._state, file_size=self._file_size)
-        manifest = write_manifest(sink, parts_store=self._parts, state=self._state)
+        # One listing for all that follows: another one may lack what this one has, in a store that is behind.
+        parts = sink.committed()
+        if tiling(sink.plan, parts, sink.file_rows()):
+            return None
+        manifest = write_manifest(sink, parts=parts, parts_store=self._parts, state=self._state)
         success: dict[str, Any] = {"manifest": manifest.digest}
         if self._location.kind == "file":
             published = publish(
                 plan=sink.plan,
                 manifest=manifest,
                 format=self._location.format,
-                parts=sink.committed(),
+                parts=parts,
                 check=lambda part: not sink.wrote(part),
                 parts_store=self._parts,
                 target=self._target,
@@ -267,6 +291,8 @@ class Output:
             )
             success["target_bytes"] = published.entry.size_bytes
             success["offsets"] = published.offsets
+        if self._table is not None:
+            self._table.publish()
         content = json.dumps(success).encode() + b"\n"
         self._state.replace(SUCCESS, lambda file: file.write(content))
         if self._location.kind == "file":
@@ -318,6 +344,7 @@ def open_sink(
     shard: str = WHOLE,
     file_size: int | None = None,
     access: Access | None = None,
+    mode: str = "fail",
 ) -> Output:
     """Open the output named `spec` for a run: a new one, or one of ours to go on with.
 
@@ -331,6 +358,7 @@ def open_sink(
         shard: whose lease to take.
         file_size: as `--file-size`, in bytes.
         access: to an object store.
+        mode: as `--mode`, of a table.
 
     Raises:
         OutputError: it cannot be an output, or holds what is not ours.
@@ -339,19 +367,24 @@ def open_sink(
     location = locate(spec, format=format)
     if location.kind == "stream":
         raise ValueError("stdout is written by TextWriter")
-    if file_size is not None and location.kind == "file":
+    if file_size is not None:
+        require_folder(location)
+    if location.database is not None and file_size is not None:
+        raise OutputError(f"--file-size is for folders, and {location.spec} is a table", hint="leave it out")
+    if location.database is not None and overwrite and mode != "replace":
         raise OutputError(
-            f"--file-size joins the parts of a folder, and {spec} is one file",
-            hint="leave --file-size out, or name a folder",
+            f"--overwrite cannot tell the rows of an earlier run in {location.spec} from others",
+            hint="add --mode replace: a new table takes the old one's place when it is complete",
         )
     owner = new_owner()
     check_places(location)
-    places = open_places(location, owner=owner, access=access)
+    places = open_places(location, owner=owner, access=access, mode=mode)
     state, parts, target = places.state, places.parts, places.target
-    if not overwrite:
-        _check_ours(location, state, parts, target)
-    elif location.kind == "folder":
-        _foreign(location, parts, has_plan=bool(state.list("job-")))
+    with places.looked_at():
+        if not overwrite:
+            _check_ours(location, state, parts, target)
+        elif location.kind == "folder":
+            _foreign(location, parts, has_plan=bool(state.list("job-")))
 
     def take_lease() -> Lease:
         return acquire(state, owner=owner, shard=shard)
@@ -398,6 +431,8 @@ def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -
     """
     there = target.stat(location.target.name) if location.kind == "file" else None
     state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED, HISTORY)
+    if isinstance(parts, TableParts):
+        parts.forget()
     parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
     state.delete(*(entry.name for prefix in (FILES, REJECTS, RETRIED) for entry in state.list(prefix)))
     state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))

@@ -37,6 +37,8 @@ class PartInfo:
     name: str
     block: Block
     size_bytes: int
+    modified_s: float | None = None
+    """When it was written, where the store tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +254,8 @@ class PartsSink:
         return name
 
     def _commit(self, footer: PartFooter, table: "pa.Table") -> None:
-        name = part_name(footer.block)
+        folder = self._plan.folder_of(self._files[footer.block.file]) if footer.block.rows else ""
+        name = folder + part_name(footer.block)
         if self._is_joined(footer.block):
             self._discard(footer)
             return
@@ -267,8 +270,7 @@ class PartsSink:
             return
         there = read_part_footer(self._parts, name)
         self._require_ours(name, there)
-        if there.rejects_file != footer.rejects_file:
-            self._discard(footer)
+        self._discard(footer)
         with self._lock:
             self._footers[name] = there
 
@@ -315,7 +317,11 @@ def list_parts(store: Store) -> list[PartInfo]:
     for entry in store.list():
         block = parse_part_name(entry.name)
         if block is not None:
-            found.append(PartInfo(name=entry.name, block=block, size_bytes=entry.size_bytes))
+            found.append(
+                PartInfo(
+                    name=entry.name, block=block, size_bytes=entry.size_bytes, modified_s=entry.modified_s
+                )
+            )
         elif not is_invisible(entry.name):
             raise OutputError(
                 f"{store.root} holds {entry.name}, which asyncbatch did not write",

@@ -1,15 +1,19 @@
 """From a sink's name to the stores that it lies in: on this machine, or in a bucket."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncbatch.errors import OutputError
+from asyncbatch.errors import OutputError, StorageError
 from asyncbatch.sink.layout import SinkLocation
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store
 from asyncbatch.store.connect import connect
+from asyncbatch.store.database.connections import Connections
+from asyncbatch.store.database.parts import TableParts
+from asyncbatch.store.database.state import DatabaseState
 from asyncbatch.store.local import LocalStore
 from asyncbatch.store.object import ObjectStore
 
@@ -26,19 +30,38 @@ class Places:
     """Whether there is a state: something was begun there."""
     made: Sequence[Path] = ()
     """Folders of this machine that are not there yet: an output that never came to a plan leaves no trace of them."""
+    remote: bool = False
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Before anything was begun, a bucket that cannot be reached is a wrong name: an `OutputError`."""
+        try:
+            yield
+        except StorageError as error:
+            if not self.remote:
+                raise
+            raise OutputError(error.message, hint=error.hint) from error
 
 
-def open_places(location: SinkLocation, *, owner: str | None = None, access: Access | None = None) -> Places:
+def open_places(
+    location: SinkLocation, *, owner: str | None = None, access: Access | None = None, mode: str = "fail"
+) -> Places:
     """The stores of `location`; nothing is made.
 
     Args:
         owner: marks the unfinished files of whoever is going to write there.
         access: to a bucket.
+        mode: as `--mode`, of a table.
 
     Raises:
         ConfigError: there are no credentials for the bucket.
         MissingExtraError: the store's library is not installed.
     """
+    if location.database is not None:
+        connections = Connections(location.database)
+        kept = DatabaseState(connections)
+        rows = TableParts(connections, mode=mode)
+        return Places(state=kept, parts=rows, target=rows, begun=lambda: bool(kept.list("job-")))
     if location.uri is not None:
         client = connect(location.uri, access or Access())
         prefix = _prefix(location.state.as_posix())
@@ -48,6 +71,7 @@ def open_places(location: SinkLocation, *, owner: str | None = None, access: Acc
             parts=state.beside(_prefix(location.parts.as_posix())),
             target=state.beside(_prefix(location.target.parent.as_posix())),
             begun=lambda: bool(state.list("job-")),
+            remote=True,
         )
     home, target = Path(location.state), Path(location.target)
     local = LocalStore(home, home, owner=owner)
@@ -67,7 +91,7 @@ def check_places(location: SinkLocation) -> None:
     Raises:
         OutputError: otherwise.
     """
-    if location.uri is not None:
+    if location.uri is not None or location.database is not None:
         return
     target, state = Path(location.target), Path(location.state)
     parent = target.parent

@@ -18,7 +18,7 @@ from asyncbatch._version import __version__
 from asyncbatch.config import RunConfig
 from asyncbatch.errors import OutputError
 from asyncbatch.model import InputFile
-from asyncbatch.sink.layout import parse_plan_name, plan_name
+from asyncbatch.sink.layout import parse_plan_name, partition_folder, plan_name
 from asyncbatch.store.base import Store, read_bytes
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class Plan:
         value = self.options.get("limit")
         return int(value) if value is not None else None
 
+    def folder_of(self, file: InputFile) -> str:
+        """Where the parts of an input file are below the output: its partition folders, with `--partition-by same`."""
+        return partition_folder(file.partitions) if self.options.get("partition_by") == "same" else ""
+
     @property
     def drops_rejects(self) -> bool:
         """Whether rejected rows are left out of the parts."""
@@ -92,8 +96,8 @@ def create_plan(store: Store, plan: Plan) -> Plan:
 
     The caller compares: of two first runs at once, both go by the plan of the first.
 
-    The plan is created twice: the second time must be refused. A store that ignores the condition would let two runs
-    overwrite each other's parts; this way it writes the same plan again.
+    In a bucket it is created twice: the second time must be refused. A store that ignores the condition would let two
+    runs overwrite each other's parts; this way it writes the same plan again.
 
     Raises:
         OutputError: the plan that is there cannot be read, or the store creates what is there already.
@@ -104,7 +108,7 @@ def create_plan(store: Store, plan: Plan) -> Plan:
     def create() -> bool:
         return store.create_if_absent(name, lambda file: file.write(content))
 
-    if create() and create():
+    if create() and store.local_path(name) is None and create():
         raise OutputError(
             f"{store.root} creates files that are there already, so nothing can be committed there safely",
             hint="write to a local disk and copy the result",

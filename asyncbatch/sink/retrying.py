@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from asyncbatch.errors import OutputError
 from asyncbatch.model import Block
 from asyncbatch.sink.existing import Existing, open_existing, published_parts
+from asyncbatch.sink.filesize import join_parts, require_folder
 from asyncbatch.sink.footer import (
     PREFIX,
     PartFooter,
@@ -25,8 +26,8 @@ from asyncbatch.sink.footer import (
 )
 from asyncbatch.sink.history import load_history
 from asyncbatch.sink.join import Piece, join_parquet, read_pieces
-from asyncbatch.sink.layout import MANIFEST, REJECTS, REPORT, RETRIED, RETRY, SUCCESS, part_name
-from asyncbatch.sink.lease import Lease, acquire, new_owner
+from asyncbatch.sink.layout import MANIFEST, REPORT, RETRIED, RETRY, SUCCESS, part_name
+from asyncbatch.sink.lease import Holder, Lease, acquire, new_owner
 from asyncbatch.sink.manifest import (
     Manifest,
     manifest_bytes,
@@ -52,8 +53,10 @@ class Retry:
         OutputError: the output is not finished, or is not as it was then.
     """
 
-    def __init__(self, existing: Existing, lease: Lease) -> None:
+    def __init__(self, existing: Existing, lease: Lease, *, file_size: int | None = None) -> None:
+        """`file_size`: as `--file-size`, in bytes."""
         self._existing = existing
+        self._file_size = file_size
         if existing.location.kind == "file":
             _require_finished(existing)
         self._state = existing.state
@@ -61,7 +64,7 @@ class Retry:
         self._record = _load_record(existing.state)
         self._blocks = self._all_blocks()
         self._wanted = (
-            {Block(**each) for each in self._record["blocks"]}
+            _blocks(self._record)
             if self._record is not None
             else {footer.block for footer in self._blocks if footer.rejects}
         )
@@ -102,6 +105,7 @@ class Retry:
                 {"file": block.file, "start": block.start, "stop": block.stop}
                 for block in sorted(self._wanted)
             ],
+            "rejects": [each.rejects_file for each in self._blocks if each.block in self._wanted],
         }
         if self._existing.location.kind == "file":
             there = self._target()
@@ -112,7 +116,13 @@ class Retry:
             }
         content = json.dumps(record, indent=1).encode() + b"\n"
         self._state.create_if_absent(RETRY, lambda file: file.write(content))
-        self._record = _load_record(self._state)
+        self._record = _load_record(self._state)  # another process may have been faster
+        if self._record is None:
+            raise OutputError(
+                f"the record of the retry of {self.spec} vanished: another process has just ended one",
+                hint="run the same command again",
+            )
+        self._wanted = _blocks(self._record)
         self._sweep()
 
     def done_by_file(self) -> dict[int, list[tuple[int, int, int | None]]]:
@@ -151,16 +161,11 @@ class Retry:
             else self._finish_file(fresh)
         )
         kept = {each.rejects_file for each in self._all_blocks() if each.rejects_file}
+        replaced = self._record.get("rejects", []) if self._record is not None else []
         self._state.delete(RETRY)
         self._sweep()
-        wanted = {block.name for block in self._wanted}
-        self._state.delete(
-            *(
-                entry.name
-                for entry in self._state.list(REJECTS)
-                if entry.name.removeprefix(REJECTS).rpartition("-")[0] in wanted and entry.name not in kept
-            )
-        )
+        # Only what was in use when the retry began: another process may be at the next one already.
+        self._state.delete(*(set(replaced) - kept))
         self._record = None
         return manifest
 
@@ -172,6 +177,11 @@ class Retry:
     def heartbeat(self) -> bool:
         """Renew the lease, every `lease.HEARTBEAT_S` seconds; False if another process has taken it."""
         return self._lease.heartbeat()
+
+    @property
+    def taken_by(self) -> Holder | None:
+        """Who has taken the lease, after `heartbeat` returned False."""
+        return self._lease.taken_by
 
     def close(self) -> None:
         """Give the lease back. Idempotent."""
@@ -189,6 +199,9 @@ class Retry:
             footer = sink.footer(part)
             if any(each.block in fresh for each in footer.blocks):
                 self._replace_part(part, footer, fresh)
+        if self._file_size is not None:
+            sink = existing.parts_sink()
+            join_parts(sink, parts_store=parts, state=self._state, file_size=self._file_size)
         manifest = write_manifest(existing.parts_sink(), parts_store=parts, state=self._state)
         self._succeed({"manifest": manifest.digest})
         return manifest
@@ -316,7 +329,7 @@ class Retry:
             if footer.block in fresh:
                 if start < at:
                     pieces.append(Piece(store=store, name=name, start=start, stop=at))
-                pieces.append(Piece(store=retried, name=part_name(footer.block)))
+                pieces.append(Piece(store=retried, name=fresh[footer.block].name))
                 members.append(sink.footer(fresh[footer.block]))
                 start = at + footer.rows_out
             else:
@@ -368,18 +381,25 @@ class Retry:
         self._state.replace(SUCCESS, lambda file: file.write(content))
 
 
-def open_retry(spec: str, *, access: Access | None = None) -> Retry:
+def open_retry(spec: str, *, file_size: int | None = None, access: Access | None = None) -> Retry:
     """Take the lease of a finished output, to score its rejects again.
 
+    Args:
+        file_size: as `--file-size`, in bytes: parts of a folder that are smaller are joined at the end.
+
     Raises:
-        OutputError: nothing was planned there, or it is not finished.
-        StoppedError: another process is at work on it.
+        OutputError: nothing was planned there, it is not finished, or a single file is to be joined.
+        BusyError: another process is at work on it.
     """
     owner = new_owner()
     existing = open_existing(spec, owner=owner, access=access)
+    if existing.location.database is not None:
+        existing.parts.below(RETRIED)  # refuses
+    if file_size is not None:
+        require_folder(existing.location)
     lease = acquire(existing.state, owner=owner)
     try:
-        return Retry(existing, lease)
+        return Retry(existing, lease, file_size=file_size)
     except BaseException:
         lease.release()
         raise
@@ -422,6 +442,10 @@ def _load_record(state: Store) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         pass
     raise OutputError(f"{state.root}/{RETRY} is damaged", hint="remove it: the retry then begins again")
+
+
+def _blocks(record: Mapping[str, Any]) -> set[Block]:
+    return {Block(**each) for each in record["blocks"]}
 
 
 def _copy(store: Store, name: str, file: BinaryIO) -> None:

@@ -2,15 +2,18 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from asyncbatch.control.sharding import row_ranges, rows_within
 from asyncbatch.model import Block
 from asyncbatch.sink.existing import Existing, open_existing
 from asyncbatch.sink.layout import REJECTS, REPORT, RETRY, SUCCESS, parse_part_name
-from asyncbatch.sink.lease import Machine, holders
+from asyncbatch.sink.lease import Holder, Machine, holders, leased_shard
 from asyncbatch.sink.manifest import MissingRange, load_manifest, tiling
+from asyncbatch.sink.pace import pace
 from asyncbatch.sink.parts import PartInfo, list_parts
+from asyncbatch.sink.plan import Plan
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import read_bytes
 
@@ -27,6 +30,9 @@ class LeaseHolder:
     alive: bool
     """False: it is gone, and the next run takes its place."""
     heartbeat_age_s: float
+    rows_done: int | None = None
+    """Rows of its shard that are in the output; None where only reading the input tells, or nothing is left."""
+    rows_total: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,10 @@ class OutputStatus:
     blocks_with_rejects: int
     rows_per_s: float | None
     """Of the last run that ended, from its report."""
+    rows_per_s_now: float | None
+    """Of the last minute, or the last five parts, while a run is going, by when they were written."""
+    eta_s: float | None
+    """Seconds until the rows that are missing are there at that pace."""
     last_run: str
     """How that ended; empty if none has."""
     holders: tuple[LeaseHolder, ...]
@@ -96,8 +106,12 @@ def output_status(
         missing = tiling(plan, parts, file_rows)
         finished = finished and not missing
     rate, last_run = _last_run(existing)
+    found = holders(existing.state, machine=machine, clock=clock)
+    total = _total(file_rows.values(), plan.limit)
+    now = None if finished else _pace(parts, found, clock())
+    shards = _shard_rows(plan, parts, file_rows) if missing and total is not None else lambda _: (None, None)
     return OutputStatus(
-        sink=spec,
+        sink=existing.location.spec,
         kind=existing.location.kind,
         job_id=plan.job_id,
         generation=plan.generation,
@@ -106,13 +120,15 @@ def output_status(
         endpoint=plan.endpoint.get("name") or "",
         finished=finished,
         rows_done=done,
-        rows_total=_total(file_rows.values(), plan.limit),
+        rows_total=total,
         parts=count,
         bytes=size,
         missing=tuple(missing),
         rejects=manifest.rejects if finished and manifest is not None else None,
         blocks_with_rejects=_rejecting(existing, parts),
         rows_per_s=rate,
+        rows_per_s_now=now,
+        eta_s=(total - done) / now if now and total is not None else None,
         last_run=last_run,
         holders=tuple(
             LeaseHolder(
@@ -121,11 +137,48 @@ def output_status(
                 pid=holder.pid,
                 alive=alive,
                 heartbeat_age_s=max(0.0, clock() - holder.heartbeat),
+                rows_done=shards(shard)[0],
+                rows_total=shards(shard)[1],
             )
-            for shard, holder, alive in holders(existing.state, machine=machine, clock=clock)
+            for shard, holder, alive in found
         ),
         retry_unfinished=existing.state.stat(RETRY) is not None,
     )
+
+
+def _pace(parts: Sequence[PartInfo], found: Sequence[tuple[str, Holder, bool]], now: float) -> float | None:
+    """Rows a second, if somebody is at work."""
+    begun = [holder.since for _, holder, alive in found if alive]
+    if not begun:
+        return None
+    written = [(part.modified_s, part.block.rows) for part in parts if part.modified_s is not None]
+    return pace(written, since=min(begun), now=now)
+
+
+def _shard_rows(
+    plan: Plan, parts: Sequence[PartInfo], file_rows: Mapping[int, int | None]
+) -> Callable[[str], tuple[int | None, int | None]]:
+    """From the name of a lease to the rows of its shard that are done, and of how many; rows must be known."""
+    within = rows_within([file_rows[file.number] or 0 for file in plan.files], plan.limit)
+    numbers = [file.number for file in plan.files]
+
+    def rows(name: str) -> tuple[int | None, int | None]:
+        shard = leased_shard(name)
+        if shard is None or shard.of == 1:
+            return None, None
+        ranges = dict(zip(numbers, row_ranges(shard, within, block_rows=plan.block_rows), strict=True))
+        done = sum(
+            max(
+                0,
+                min(part.block.stop, ranges[part.block.file][1])
+                - max(part.block.start, ranges[part.block.file][0]),
+            )
+            for part in parts
+            if part.block.file in ranges
+        )
+        return done, sum(stop - start for start, stop in ranges.values())
+
+    return rows
 
 
 def _total(rows: Iterable[int | None], limit: int | None) -> int | None:

@@ -21,6 +21,7 @@ from asyncbatch.sink.parts import PartInfo, PartsSink, list_parts
 from asyncbatch.sink.rejects import read_rejects
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store, read_bytes
+from asyncbatch.store.database.parts import TableParts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,12 +73,14 @@ def verify_output(
     """
     existing = open_existing(spec, access=access)
     found = _Findings(existing)
-    if existing.location.kind == "file" and existing.state.stat(SUCCESS) is not None:
+    if isinstance(existing.parts, TableParts):
+        found.table(existing.parts)
+    elif existing.location.kind == "file" and existing.state.stat(SUCCESS) is not None:
         found.published(on_file)
     else:
         found.folder(on_file)
     return Verification(
-        sink=spec,
+        sink=existing.location.spec,
         finished=existing.state.stat(SUCCESS) is not None,
         files=found.files,
         rows=found.rows,
@@ -134,6 +137,22 @@ class _Findings:
         if plan.job_id != values["job_id"]:
             self._say(f"{self._state.root}/{MANIFEST}", "is of another job")
         self._errors(values)
+
+    def table(self, table: TableParts) -> None:
+        """Rows of a table: how many there are, against the ledger; whose they are cannot be told from others'."""
+        sink = self._existing.parts_sink()
+        parts = sink.committed()
+        footers = [sink.footer(part) for part in parts]
+        self.files, self.bytes = len(parts), sum(part.size_bytes for part in parts)
+        self.rejects = sum(footer.rejects for footer in footers)
+        self._tiles(sink, parts)
+        expected = sum(footer.rows_out for footer in footers)
+        mode = self._existing.plan.options.get("mode", "fail")
+        if mode == "replace" and self._state.stat(SUCCESS) is None:
+            return  # the new table is not in its place yet
+        self.rows = table.rows_there()
+        if self.rows < expected or (self.rows > expected and mode != "append"):
+            self._say(table.root, f"has {self.rows:,} rows instead of {expected:,}")
 
     def published(self, on_file: Callable[[str], object]) -> None:
         """A single file."""

@@ -5,17 +5,21 @@ import os
 from asyncbatch.config import InputConfig
 from asyncbatch.protocols import Source
 from asyncbatch.source.columns import Selection, select_columns
+from asyncbatch.store.access import Access
 
 __all__ = ["Selection", "open_source", "select_columns"]
 
 
-def open_source(spec: str | os.PathLike[str] | object, config: InputConfig) -> Source:
+def open_source(
+    spec: str | os.PathLike[str] | object, config: InputConfig, access: Access | None = None
+) -> Source:
     """Open an input: list its files, read its columns, fix their types.
 
     Args:
-        spec: a file, folder, glob, hive-partitioned folder or `file://` URI; or an object with
+        spec: a file, folder, glob, hive-partitioned folder or URI; or an object with
             `__arrow_c_stream__` (pyarrow, pandas, polars, DuckDB), or an iterable of record batches.
         config: the options under which it is read.
+        access: to an object store.
 
     Raises:
         InputError: missing, empty, damaged, of mixed formats, or with columns that differ between files.
@@ -23,5 +27,5 @@ def open_source(spec: str | os.PathLike[str] | object, config: InputConfig) -> S
     from asyncbatch.source.open import open_files, open_memory
 
     if isinstance(spec, (str, os.PathLike)):
-        return open_files(os.fspath(spec), config)
+        return open_files(os.fspath(spec), config, access or Access())
     return open_memory(spec, config)

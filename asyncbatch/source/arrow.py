@@ -24,17 +24,24 @@ _MAPPED_BATCH_BYTES = 32 << 20
 _SPOTS = 4
 
 
-def open_arrow(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
+def open_arrow(
+    found: Sequence[FoundFile], config: InputConfig, where: opening.Files = opening.LOCAL
+) -> OpenedSource:
     """Read every schema; row counts where the format has them (a stream has none).
 
     Raises:
         InputError: a file that is truncated or no Arrow, or columns that differ between files.
     """
-    return open_described(found, describe=_describe, make_reader=ArrowReader)
+    return open_described(
+        found,
+        describe=lambda path: _describe(path, where),
+        make_reader=lambda schema: ArrowReader(schema, where),
+        where=where,
+    )
 
 
-def _describe(path: str) -> tuple[pa.Schema, int | None]:
-    with _open(path, None) as opened, _reading(path):
+def _describe(path: str, where: opening.Files) -> tuple[pa.Schema, int | None]:
+    with _open(path, None, where) as opened, _reading(path):
         return opened.schema, _count_rows(opened)
 
 
@@ -51,14 +58,15 @@ def _count_rows(opened: "pa.RecordBatchFileReader | pa.RecordBatchStreamReader")
 class ArrowReader:
     """Goes through the batches of a file, or of a stream."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, where: opening.Files = opening.LOCAL) -> None:
         self._schema = schema
+        self._where = where
 
     def read(
         self, file: InputFile, columns: Sequence[str], gaps: Sequence[Gap], batch_rows: int
     ) -> Generator[tuple[Gap, Iterator[Piece]], None, None]:
         fields = [self._schema.field(name) for name in columns]
-        with _open(file.path, columns) as opened:
+        with _open(file.path, columns, self._where) as opened:
             batches = NumberedBatches(_batches(file.path, opened))
             for gap in gaps:
                 yield (
@@ -69,7 +77,7 @@ class ArrowReader:
     def sample(self, file: InputFile, columns: Sequence[str], rows: int) -> pa.Table | None:
         """The first rows of up to four batches, evenly chosen; of a stream, of its first one with rows."""
         fields = [self._schema.field(name) for name in columns]
-        with _open(file.path, columns) as opened, _reading(file.path):
+        with _open(file.path, columns, self._where) as opened, _reading(file.path):
             if isinstance(opened, pa.RecordBatchFileReader):
                 chosen = spread(opened.num_record_batches, _SPOTS)
                 share = -(-rows // max(len(chosen), 1))
@@ -134,25 +142,25 @@ def _batches(
 
 @contextmanager
 def _open(
-    path: str, columns: Sequence[str] | None
+    path: str, columns: Sequence[str] | None, where: opening.Files
 ) -> Iterator["pa.RecordBatchFileReader | pa.RecordBatchStreamReader"]:
     """A file or a stream, told apart by its first bytes, of the named columns only."""
-    head = opening.read_range(path, 0, 6)
+    head = where.read_range(path, 0, 6)
     if head.startswith(b"FEA1"):
         raise InputError(
             f"{path} is Feather version 1, which is not read", hint="write it again as version 2"
         )
     if head != b"ARROW1":
-        with opening.open_arrow(path) as stream:
+        with where.open_arrow(path) as stream:
             with _reading(path):
-                opened = pa.ipc.open_stream(stream, options=_options(_schema_of_stream(path), columns))
+                opened = pa.ipc.open_stream(stream, options=_options(_schema_of_stream(path, where), columns))
             yield opened
         return
-    with opening.open_arrow(path) as stream, _reading(path):
+    with where.open_arrow(path) as stream, _reading(path):
         reader = pa.ipc.open_file(stream)
         large = stream.size() > _MAPPED_BATCH_BYTES * max(reader.num_record_batches, 1)
-    mapped = large and not _compressed(path)
-    with opening.open_arrow(path, mapped=mapped) as stream:
+    mapped = where is opening.LOCAL and large and not _compressed(path)
+    with where.open_arrow(path, mapped=mapped) as stream:
         with _reading(path):
             # Naming columns copies them out of the map; without, pages that nobody touches are never read.
             options = _options(reader.schema, None if mapped else columns)
@@ -166,8 +174,8 @@ def _compressed(path: str) -> bool:
     return b"\x04\x22\x4d\x18" in head or b"\x28\xb5\x2f\xfd" in head
 
 
-def _schema_of_stream(path: str) -> pa.Schema:
-    with opening.open_arrow(path) as stream:
+def _schema_of_stream(path: str, where: opening.Files) -> pa.Schema:
+    with where.open_arrow(path) as stream:
         return pa.ipc.open_stream(stream).schema
 
 

@@ -15,7 +15,6 @@ from asyncbatch.model import InputFile
 from asyncbatch.source import opening
 from asyncbatch.source.columns import select_columns
 from asyncbatch.source.csvparse import CsvParser
-from asyncbatch.source.fingerprint import file_fingerprint
 from asyncbatch.source.hive import partition_fields
 from asyncbatch.source.merge import check_names, same_names
 from asyncbatch.source.misread import missing_column_hint
@@ -34,7 +33,9 @@ SPOT_BYTES = 1 << 17
 """A file's types come from up to `SPOTS` places of `SPOT_BYTES`, in up to `SAMPLED_FILES` files."""
 
 
-def open_csv(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
+def open_csv(
+    found: Sequence[FoundFile], config: InputConfig, where: opening.Files = opening.LOCAL
+) -> OpenedSource:
     """Read the headers, infer the types of the sent columns, freeze both.
 
     A `.tsv` file is split at tabs unless `--delimiter` says otherwise. A file without any row is left out
@@ -43,7 +44,7 @@ def open_csv(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
     Raises:
         InputError: no header, not UTF-8, duplicate names, or files whose columns differ.
     """
-    dialect = _Dialect(found, config)
+    dialect = _Dialect(found, config, where)
     texts = {each.path: text for each in found if (text := dialect.open(each.path, config)) is not None}
     found = [each for each in found if each.path in texts]
     names = same_names([(path, text.names) for path, text in texts.items()])
@@ -60,7 +61,7 @@ def open_csv(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
     types = dict.fromkeys(names, pa.string()) | given | dialect.infer(list(texts.values()), inferred)
     files = []
     for number, each in enumerate(found):
-        fingerprint = file_fingerprint(each.path)
+        fingerprint = where.fingerprint(each.path)
         files.append(
             InputFile(
                 number=number,
@@ -86,7 +87,8 @@ def open_csv(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
 class _Dialect:
     """How these files are split, and what follows from it."""
 
-    def __init__(self, found: Sequence[FoundFile], config: InputConfig) -> None:
+    def __init__(self, found: Sequence[FoundFile], config: InputConfig, where: opening.Files) -> None:
+        self._where = where
         tabs = bool(found) and found[0].path.lower().removesuffix(".gz").endswith(".tsv")
         self.delimiter = "\t" if tabs and config.delimiter == "," else config.delimiter
         self.quote = config.quote
@@ -108,7 +110,7 @@ class _Dialect:
 
     def open(self, path: str, config: InputConfig) -> TextFile | None:
         """Names and where the rows begin; None for a file without a line, where that is allowed."""
-        compressed = opening.is_gzip(path)
+        compressed = opening.is_gzip(path, self._where)
         first = self._first_row(path, compressed)
         if first is None:
             if config.allow_empty:
@@ -126,6 +128,7 @@ class _Dialect:
                 compressed=compressed,
                 data_offset=start,
                 names=tuple(f"c{n}" for n in range(len(values))),
+                files=self._where,
             )
         try:
             texts = [value.decode() for value, _ in values]
@@ -134,17 +137,17 @@ class _Dialect:
                 f"{path}: the header is not UTF-8", hint="convert it with iconv -t UTF-8"
             ) from error
         names = tuple(text or f"c{number}" for number, text in enumerate(texts))
-        return TextFile(path=path, compressed=compressed, data_offset=end, names=names)
+        return TextFile(path=path, compressed=compressed, data_offset=end, names=names, files=self._where)
 
     def _first_row(self, path: str, compressed: bool) -> tuple[bytes, int, int] | None:
         """The first row with its beginning and the end of its line, in bytes of the file."""
         length = _HEAD_BYTES
         while True:
             if compressed:
-                with opening.open_binary(path, compressed=True) as stream:
+                with self._where.open_binary(path, compressed=True) as stream:
                     head = opening.read_block(path, stream, length)
             else:
-                head = opening.read_range(path, 0, length)
+                head = self._where.read_range(path, 0, length)
             final = len(head) < length
             _check_text(path, head)
             skip = len(_BOM) if head.startswith(_BOM) else 0
@@ -177,7 +180,7 @@ class _Dialect:
 
     def _sampled(self, text: TextFile, columns: Sequence[str]) -> Iterator[pa.Table]:
         parser = self.parser(text, dict.fromkeys(columns, pa.string()))
-        size = opening.stat(text.path).size_bytes
+        size = self._where.stat(text.path).size_bytes
         for slab in sample_slabs(
             text, find=self.rows.find, size_bytes=size, spots=SPOTS, spot_bytes=SPOT_BYTES
         ):

@@ -43,15 +43,15 @@ def format_by_name(path: str) -> Format | None:
     return _SUFFIXES.get(name[dot:]) if dot >= 0 else None
 
 
-def format_by_content(path: str) -> Format:
+def format_by_content(path: str, files: opening.Files = opening.LOCAL) -> Format:
     """By the first bytes: Parquet, Arrow, a JSON object a line, else text.
 
     Raises:
         InputError: the bytes are none of these.
     """
-    head = opening.read_range(path, 0, _HEAD_BYTES)
+    head = files.read_range(path, 0, _HEAD_BYTES)
     if head[:2] == b"\x1f\x8b":
-        with opening.open_binary(path, compressed=True) as stream:
+        with files.open_binary(path, compressed=True) as stream:
             head = opening.read_block(path, stream, _HEAD_BYTES)
     for magic, found in _MAGIC:
         if head.startswith(magic):
@@ -64,7 +64,9 @@ def format_by_content(path: str) -> Format:
     return "jsonl" if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "csv"
 
 
-def one_format(paths: Sequence[str], given: str | None, *, listed: bool = False) -> Format:
+def one_format(
+    paths: Sequence[str], given: str | None, *, listed: bool = False, files: opening.Files = opening.LOCAL
+) -> Format:
     """The format that all of `paths` share.
 
     Args:
@@ -80,7 +82,7 @@ def one_format(paths: Sequence[str], given: str | None, *, listed: bool = False)
         return given  # type: ignore[return-value]  # one of the option's choices
     firsts: dict[Format, str] = {}
     for path in paths:
-        firsts.setdefault(format_by_name(path) or _guessed(path, listed=listed), path)
+        firsts.setdefault(format_by_name(path) or _guessed(path, listed=listed, files=files), path)
     if len(firsts) > 1:
         (one, first), (other, second) = list(firsts.items())[:2]
         raise InputError(
@@ -90,8 +92,8 @@ def one_format(paths: Sequence[str], given: str | None, *, listed: bool = False)
     return next(iter(firsts))
 
 
-def _guessed(path: str, *, listed: bool) -> Format:
-    found = format_by_content(path)
+def _guessed(path: str, *, listed: bool, files: opening.Files) -> Format:
+    found = format_by_content(path, files)
     name = path.replace("\\", "/").rpartition("/")[2]
     if listed and found == "csv" and "." in name.lower().removesuffix(".gz"):
         raise InputError(

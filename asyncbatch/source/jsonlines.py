@@ -19,7 +19,6 @@ from asyncbatch.model import InputFile, Reject
 from asyncbatch.source import opening
 from asyncbatch.source.blocks import Piece
 from asyncbatch.source.columns import select_columns
-from asyncbatch.source.fingerprint import file_fingerprint
 from asyncbatch.source.hive import partition_fields
 from asyncbatch.source.jsontypes import JsonColumn, build, direct, infer_column
 from asyncbatch.source.merge import check_names
@@ -36,16 +35,18 @@ SPOT_BYTES = 1 << 17
 _PATIENCE = 16
 
 
-def open_jsonlines(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
+def open_jsonlines(
+    found: Sequence[FoundFile], config: InputConfig, where: opening.Files = opening.LOCAL
+) -> OpenedSource:
     """Collect the keys, infer the types, freeze both.
 
     Raises:
         InputError: no sampled line holds an object, or an unknown column or type.
     """
-    texts = {each.path: _text_file(each.path) for each in found}
+    texts = {each.path: _text_file(each.path, where) for each in found}
     files = []
     for number, each in enumerate(found):
-        fingerprint = file_fingerprint(each.path)
+        fingerprint = where.fingerprint(each.path)
         size = int(fingerprint["size"])
         files.append(
             InputFile(
@@ -90,11 +91,11 @@ def open_jsonlines(found: Sequence[FoundFile], config: InputConfig) -> OpenedSou
     )
 
 
-def _text_file(path: str) -> TextFile:
-    compressed = opening.is_gzip(path)
-    with opening.open_binary(path, compressed=compressed) as stream:
+def _text_file(path: str, where: opening.Files) -> TextFile:
+    compressed = opening.is_gzip(path, where)
+    with where.open_binary(path, compressed=compressed) as stream:
         bom = opening.read_block(path, stream, 3) == b"\xef\xbb\xbf"
-    return TextFile(path=path, compressed=compressed, data_offset=3 if bom else 0, names=())
+    return TextFile(path=path, compressed=compressed, data_offset=3 if bom else 0, names=(), files=where)
 
 
 def _sampled(text: TextFile, size_bytes: int) -> Iterator[dict[str, Any]]:

@@ -9,14 +9,19 @@ from asyncbatch.option import flag
 from asyncbatch.source import opening
 from asyncbatch.source.arrow import open_arrow
 from asyncbatch.source.csv import open_csv
+from asyncbatch.source.database import open_database
 from asyncbatch.source.formats import TITLES, Format, one_format
 from asyncbatch.source.jsonlines import open_jsonlines
 from asyncbatch.source.memory import open_arrow_data
 from asyncbatch.source.opened import OpenedSource
 from asyncbatch.source.parquet import open_parquet
 from asyncbatch.source.paths import FoundFile, find_files
+from asyncbatch.source.remote import find_remote
+from asyncbatch.store.access import Access
+from asyncbatch.store.database.uri import is_database
+from asyncbatch.store.uri import scheme_of
 
-_OPEN: dict[Format, Callable[[Sequence[FoundFile], InputConfig], OpenedSource]] = {
+_OPEN: dict[Format, Callable[[Sequence[FoundFile], InputConfig, opening.Files], OpenedSource]] = {
     "parquet": open_parquet,
     "csv": open_csv,
     "jsonl": open_jsonlines,
@@ -24,20 +29,27 @@ _OPEN: dict[Format, Callable[[Sequence[FoundFile], InputConfig], OpenedSource]] 
 }
 
 
-def open_files(spec: str, config: InputConfig) -> OpenedSource:
-    """Open a file, folder, glob or `file://` URI. See `asyncbatch.source.open_source`."""
+def open_files(spec: str, config: InputConfig, access: Access) -> OpenedSource:
+    """Open a file, folder, glob or URI. See `asyncbatch.source.open_source`."""
+    if is_database(spec):
+        return open_database(spec, config)
+    where: opening.Files = opening.LOCAL
+    if scheme_of(spec) in ("", "file"):
+        files = find_files(spec, allow_empty=config.allow_empty)
+        listed = Path(opening.local_path(spec)).is_dir()
+    else:
+        where, files, listed = find_remote(spec, access, allow_empty=config.allow_empty)
     found = []
-    for each in find_files(spec, allow_empty=config.allow_empty):
-        if opening.stat(each.path).size_bytes:
+    for each in files:
+        if where.stat(each.path).size_bytes:
             found.append(each)
         elif not config.allow_empty:
             raise InputError(f"{each.path} is empty (0 bytes)", hint="leave it out, or say --allow-empty")
     if not found:
         return open_arrow([], config)
-    listed = Path(opening.local_path(spec)).is_dir()
-    kind = one_format([each.path for each in found], config.input_format, listed=listed)
+    kind = one_format([each.path for each in found], config.input_format, listed=listed, files=where)
     _check_options(kind, found[0].path, config)
-    return _OPEN[kind](found, config)
+    return _OPEN[kind](found, config, where)
 
 
 def _check_options(kind: Format, path: str, config: InputConfig) -> None:

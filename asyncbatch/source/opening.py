@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Protocol, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -17,7 +17,9 @@ from asyncbatch.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMES = ("file",)
+    from asyncbatch.store.ranged import RangedFile
+
+SCHEMES = ("file", "s3", "gs", "az", "https")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
 
 
@@ -27,6 +29,60 @@ class FileStat:
 
     size_bytes: int
     mtime_ns: int
+
+
+class Files(Protocol):
+    """Where input files are: on this machine, or behind a client. Every method raises InputError for what it cannot do."""
+
+    @property
+    def parallel(self) -> int:
+        """How many files are looked at at once: more than one where each look is a request."""
+        ...
+
+    def stat(self, path: str) -> FileStat: ...
+
+    def fingerprint(self, path: str) -> dict[str, str | int]:
+        """What must not change between a run and its resumption; its `size` is in bytes."""
+        ...
+
+    def open_binary(self, path: str, *, compressed: bool = False, offset: int = 0) -> IO[bytes]: ...
+
+    def open_arrow(self, path: str, *, mapped: bool = False) -> "pa.NativeFile": ...
+
+    def open_ranged(self, path: str) -> "RangedFile | None":
+        """For a reader that can say which ranges it will want; None where that is of no use."""
+        ...
+
+    def read_range(self, path: str, start: int, length: int) -> bytes: ...
+
+
+class LocalFiles:
+    """The files of this machine, by path. Stateless."""
+
+    parallel = 1
+
+    def stat(self, path: str) -> FileStat:
+        return stat(path)
+
+    def fingerprint(self, path: str) -> dict[str, str | int]:
+        from asyncbatch.source.fingerprint import file_fingerprint
+
+        return file_fingerprint(path)
+
+    def open_binary(self, path: str, *, compressed: bool = False, offset: int = 0) -> IO[bytes]:
+        return open_binary(path, compressed=compressed, offset=offset)
+
+    def open_arrow(self, path: str, *, mapped: bool = False) -> "pa.NativeFile":
+        return open_arrow(path, mapped=mapped)
+
+    def open_ranged(self, path: str) -> None:
+        return None
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        return read_range(path, start, length)
+
+
+LOCAL = LocalFiles()
 
 
 def local_path(spec: str) -> str:
@@ -39,7 +95,7 @@ def local_path(spec: str) -> str:
     if match is None:
         return os.path.normpath(spec) if spec != "-" else spec
     scheme = match[1].lower()
-    if scheme not in SCHEMES:
+    if scheme != "file":
         raise InputError(
             f"the source has the scheme {scheme}://, which cannot be read",
             hint=f"give a local path, or one of {', '.join(each + '://' for each in SCHEMES)}",
@@ -52,9 +108,9 @@ def local_path(spec: str) -> str:
     return url2pathname(parts.path) if "%" in parts.path else unquote(parts.path)
 
 
-def is_gzip(path: str) -> bool:
+def is_gzip(path: str, files: Files = LOCAL) -> bool:
     """True when the file's first two bytes are those of gzip (RFC 1952), whatever its name."""
-    return read_range(path, 0, 2) == b"\x1f\x8b"
+    return files.read_range(path, 0, 2) == b"\x1f\x8b"
 
 
 def stat(path: str) -> FileStat:

@@ -20,37 +20,48 @@ from asyncbatch.source.merge import conformed
 from asyncbatch.source.opened import OpenedSource
 from asyncbatch.source.paths import FoundFile
 from asyncbatch.source.text import spread
+from asyncbatch.store.ranged import Range, RangedFile, chunk_segments
 
 _BUFFER_BYTES = 1 << 20
 _MAX_BATCH_ROWS = 1 << 16
 _SPOTS = 4
 
 
-def open_parquet(found: Sequence[FoundFile], config: InputConfig) -> OpenedSource:
+def open_parquet(
+    found: Sequence[FoundFile], config: InputConfig, where: opening.Files = opening.LOCAL
+) -> OpenedSource:
     """Read every footer: schema and row counts.
 
     Raises:
         InputError: a file that is truncated or no Parquet, or columns that differ between files.
     """
-    return open_described(found, describe=_describe, make_reader=ParquetReader)
+    return open_described(
+        found,
+        describe=lambda path: _describe(path, where),
+        make_reader=lambda schema: ParquetReader(schema, where),
+        where=where,
+    )
 
 
-def _describe(path: str) -> tuple[pa.Schema, int | None]:
-    with _open(path) as parquet:
+def _describe(path: str, where: opening.Files) -> tuple[pa.Schema, int | None]:
+    with _open(path, where) as (parquet, _):
         return parquet.schema_arrow, parquet.metadata.num_rows
 
 
 class ParquetReader:
     """Holds one batch and a page or two a column."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, where: opening.Files = opening.LOCAL) -> None:
         self._schema = schema
+        self._where = where
 
     def read(
         self, file: InputFile, columns: Sequence[str], gaps: Sequence[Gap], batch_rows: int
     ) -> Generator[tuple[Gap, Iterator[Piece]], None, None]:
         fields = [self._schema.field(name) for name in columns]
-        with _open(file.path) as parquet:
+        with _open(file.path, self._where) as (parquet, ranged):
+            if ranged is not None:
+                ranged.plan(chunk_segments(_chunks(parquet, columns, gaps)))
             for gap in gaps:
                 yield gap, self._pieces(file.path, parquet, fields, gap, min(batch_rows, _MAX_BATCH_ROWS))
 
@@ -58,7 +69,7 @@ class ParquetReader:
         """The first rows of up to four row groups, evenly chosen: what lies deeper is not cheap."""
         fields = [self._schema.field(name) for name in columns]
         tables = []
-        with _open(file.path) as parquet:
+        with _open(file.path, self._where) as (parquet, _):
             groups = [
                 number
                 for number in range(parquet.num_row_groups)
@@ -119,15 +130,37 @@ def groups_of(group_rows: Sequence[int], gap: Gap) -> tuple[list[int], int]:
     return groups, first
 
 
+def _chunks(parquet: pq.ParquetFile, columns: Sequence[str], gaps: Sequence[Gap]) -> list[list[Range]]:
+    """Where the column chunks are that hold rows of the gaps, row group by row group."""
+    metadata = parquet.metadata
+    rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    found = []
+    for number in sorted({number for gap in gaps for number in groups_of(rows, gap)[0]}):
+        group = metadata.row_group(number)
+        chunks = []
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if chunk.path_in_schema.partition(".")[0] in columns:
+                first = min(
+                    offset
+                    for offset in (chunk.dictionary_page_offset, chunk.data_page_offset)
+                    if offset is not None and offset > 0
+                )
+                chunks.append(Range(first, first + chunk.total_compressed_size))
+        found.append(chunks)
+    return found
+
+
 @contextmanager
-def _open(path: str) -> Iterator[pq.ParquetFile]:
-    with opening.open_arrow(path) as stream:
+def _open(path: str, where: opening.Files) -> Iterator[tuple[pq.ParquetFile, RangedFile | None]]:
+    ranged = where.open_ranged(path)
+    with pa.PythonFile(ranged, mode="r") if ranged is not None else where.open_arrow(path) as stream:
         with _reading(path):
             parquet = pq.ParquetFile(
                 stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
         with parquet:
-            yield parquet
+            yield parquet, ranged
 
 
 @contextmanager

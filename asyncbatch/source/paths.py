@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -56,12 +57,42 @@ def find_files(spec: str, *, allow_empty: bool) -> list[FoundFile]:
                 hint="correct the link or the path",
             )
         raise InputError(f"{path} does not exist", hint=_missing_hint(root))
-    ordered = sorted(found, key=lambda each: natural_key(os.path.relpath(each, root)))
-    if not ordered and not allow_empty:
+    if not found and not allow_empty:
         raise InputError(what, hint="check the path, or say --allow-empty if that is fine")
-    files = [FoundFile(path=each, partitions=_partitions(os.path.relpath(each, root))) for each in ordered]
+    return _ordered({each: os.path.relpath(each, root) for each in found})
+
+
+def in_order(paths: Sequence[str], root: str) -> list[FoundFile]:
+    """The files below the prefix `root`, in natural order, with their partitions. Pure.
+
+    Raises:
+        InputError: partitions differ.
+    """
+    return _ordered({path: path.removeprefix(root) for path in paths})
+
+
+def _ordered(relative: Mapping[str, str]) -> list[FoundFile]:
+    """By path: where it is below the folder or prefix that was named."""
+    files = [
+        FoundFile(path=path, partitions=_partitions(below))
+        for path, below in sorted(relative.items(), key=lambda item: natural_key(item[1]))
+    ]
     _check_partitions(files)
     return files
+
+
+def is_glob(text: str) -> bool:
+    """Whether it holds `*`, `?` or `[`."""
+    return _MAGIC.search(text) is not None
+
+
+def matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a glob matches, name by name; `**` stands for any number of folders. Pure."""
+    if not path or not pattern:
+        return not path and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return matches(path, pattern[1:]) or matches(path[1:], pattern)
+    return fnmatchcase(path[0], pattern[0]) and matches(path[1:], pattern[1:])
 
 
 def natural_key(path: str) -> tuple[tuple[tuple[str, int, str], ...], ...]:
@@ -72,15 +103,16 @@ def natural_key(path: str) -> tuple[tuple[tuple[str, int, str], ...], ...]:
     )
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Passed over in folders; a partition folder is not hidden."""
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _in_folder(root: Path) -> list[str]:
     found = []
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not _hidden(name)]
-        found += [os.path.join(folder, name) for name in names if not _hidden(name)]  # noqa: PTH118  # a Path drops "./"
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [os.path.join(folder, name) for name in names if not is_hidden(name)]  # noqa: PTH118  # a Path drops "./"
     return found
 
 
@@ -88,11 +120,11 @@ def _in_glob(pattern: str) -> tuple[Path, list[str]]:
     parts = pattern.replace(os.sep, "/").split("/")
     fixed = next(number for number, part in enumerate(parts) if _MAGIC.search(part))
     root = Path("/".join(parts[:fixed]) or ("/" if pattern.startswith("/") else "."))
-    spelled = any(_hidden(part) for part in parts[fixed:])
+    spelled = any(is_hidden(part) for part in parts[fixed:])
     found = []
     for each in glob.iglob(pattern, recursive=True):  # noqa: PTH207  # keeps the path as it was spelled
         below = Path(os.path.relpath(each, root)).parts
-        if not spelled and any(map(_hidden, below)):
+        if not spelled and any(map(is_hidden, below)):
             continue
         if Path(each).is_dir():
             found += _in_folder(Path(each)) if "**" not in parts else []

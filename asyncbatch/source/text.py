@@ -32,6 +32,8 @@ class TextFile:
     """Of the first row, in uncompressed bytes: after byte order mark and header."""
     names: tuple[str, ...]
     """Its columns in its own order; empty for JSON Lines."""
+    files: opening.Files = opening.LOCAL
+    """Where it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +112,8 @@ class TextCursor:
 
     def _open(self, offset: int) -> IO[bytes]:
         if not self._file.compressed:
-            return opening.open_binary(self._file.path, offset=offset)
-        stream = opening.open_binary(self._file.path, compressed=True)
+            return self._file.files.open_binary(self._file.path, offset=offset)
+        stream = self._file.files.open_binary(self._file.path, compressed=True)
         try:
             opening.read_block(self._file.path, stream, offset)
         except InputError:
@@ -185,7 +187,7 @@ class TextCursor:
 def count_lines(file: TextFile, stop: int) -> int:
     """Line ends before byte `stop`."""
     count = 0
-    with opening.open_binary(file.path, compressed=file.compressed) as stream:
+    with file.files.open_binary(file.path, compressed=file.compressed) as stream:
         while stop > 0 and (piece := opening.read_block(file.path, stream, min(stop, SLAB_BYTES))):
             count += piece.count(b"\n")
             stop -= len(piece)
@@ -238,11 +240,11 @@ def _slab_at(file: TextFile, find: FindRows, start: int, length: int, size_bytes
 
 def _read_spot(file: TextFile, start: int, length: int, size_bytes: int) -> tuple[bytes, bool]:
     if file.compressed:
-        with opening.open_binary(file.path, compressed=True) as stream:
+        with file.files.open_binary(file.path, compressed=True) as stream:
             opening.read_block(file.path, stream, start)
             data = opening.read_block(file.path, stream, length)
         return data, len(data) < length
-    data = opening.read_range(file.path, start, length)
+    data = file.files.read_range(file.path, start, length)
     return data, start + len(data) >= size_bytes
 
 

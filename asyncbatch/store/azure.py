@@ -118,7 +118,8 @@ class AzureClient:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._errors("listing", prefix):
             for blob in self._container.list_blobs(name_starts_with=prefix):
-                yield ObjectInfo(key=blob.name, size_bytes=int(blob.size), version=blob.etag.strip('"'))
+                etag = blob.etag.strip('"')
+                yield ObjectInfo(key=blob.name, size_bytes=int(blob.size), version=etag, token=f'"{etag}"')
 
     def delete(self, keys: Sequence[str]) -> None:
         if len(keys) == 1:

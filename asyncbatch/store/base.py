@@ -22,6 +22,8 @@ class Entry:
     version: str
     """Differs when the content was replaced: modification time on disk, ETag or generation in object
     stores."""
+    modified_s: float | None = None
+    """When it was written, seconds since 1970 by the store's clock; None where the store does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

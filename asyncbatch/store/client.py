@@ -43,7 +43,7 @@ class ObjectInfo:
     version: str
     """ETag, the same from a listing as from a look at the object."""
     token: str = ""
-    """What a `Condition` names: ETag or generation. Empty in listings."""
+    """What a `Condition` names: ETag or generation."""
     attempt: str = ""
     """The mark of the call that wrote it. Empty in listings and for objects of others."""
 
@@ -84,8 +84,8 @@ class Upload(Protocol):
         ...
 
 
-class ObjectClient(Protocol):
-    """One bucket. Each call is one attempt (no retries of its own) and safe from several threads."""
+class Readable(Protocol):
+    """Objects that can be read. Each call is one attempt (no retries of its own) and safe from several threads."""
 
     @property
     def place(self) -> str:
@@ -110,6 +110,10 @@ class ObjectClient(Protocol):
             FileNotFoundError: there is no such object.
         """
         ...
+
+
+class ObjectClient(Readable, Protocol):
+    """One bucket."""
 
     def put(self, key: str, data: bytes, *, condition: Condition | None, attempt: str) -> None:
         """Write a whole object in one request.

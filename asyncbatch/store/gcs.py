@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from asyncbatch.errors import ConfigError, StoppedError, StorageError
+from asyncbatch.errors import AsyncBatchError, ConfigError, StoppedError, StorageError
 from asyncbatch.store.access import Access
 from asyncbatch.store.client import (
     ATTEMPT,
@@ -111,7 +111,10 @@ class GcsClient:
             for blob in self._client.list_blobs(
                 self._bucket, prefix=prefix, fields=_FIELDS, retry=None, timeout=_TIMEOUT_S
             ):
-                yield ObjectInfo(key=blob.name, size_bytes=int(blob.size), version=str(blob.generation))
+                generation = str(blob.generation)
+                yield ObjectInfo(
+                    key=blob.name, size_bytes=int(blob.size), version=generation, token=generation
+                )
 
     def delete(self, keys: Sequence[str]) -> None:
         if len(keys) == 1:
@@ -213,7 +216,12 @@ class _GcsUpload:
                 raise StorageError(error.message, hint="run the same command again") from error
 
     def abort(self) -> None:
-        """Nothing is kept of it but for a week, and nothing of it is seen."""
+        """At once: a writer that is merely dropped completes what it has."""
+        try:
+            with self._client._errors("writing", self._key):
+                self._writer.terminate()
+        except (AsyncBatchError, FileNotFoundError):
+            self._writer._buffer.close()  # then it has nothing to complete; the session ends in a week
 
 
 def _generation(condition: Condition | None) -> int | None:

@@ -7,10 +7,11 @@ kernel may have dropped the pages it could not write and reports that once only 
 Applications Recover from fsync Failures?", USENIX ATC 2020).
 """
 
+import contextlib
 import errno
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 NO_EXCHANGE = NO_HARD_LINKS | {errno.EINVAL, errno.EBUSY, errno.EXDEV, errno.EACCES}
 """Two folders cannot change places: an old system, a network disk, a mount point, or rights are lacking."""
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 MINIMUM_FREE_BYTES = 16 * 2**20
 """Less than this left on the disk and a run is not started."""
 
@@ -148,11 +150,12 @@ class LocalStore:
     def replace(self, name: str, write: Write, *, expected: Entry | None = None) -> None:
         final = self._root / name
         temp = self._write_temp(final, write)
-        if expected is not None and self.stat(name) != expected:
-            self._discard(temp)
-            raise replaced_meanwhile(str(final))
         try:
-            self._files.rename(temp, final)
+            with contextlib.nullcontext() if expected is None else self._others_wait():
+                if expected is not None and self.stat(name) != expected:
+                    self._discard(temp)
+                    raise replaced_meanwhile(str(final))
+                self._files.rename(temp, final)
             self._files.sync_folder(final.parent)
         except OSError as error:
             self._discard(temp)
@@ -331,12 +334,23 @@ class LocalStore:
                 self._files.rename(temp, final)
                 return True
         except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            if error.errno in NO_LOCKS:
                 raise StorageError(
                     f"{self._root} has neither hard links nor locks: nothing can be committed there safely",
                     hint="write to a local disk and copy the result",
                 ) from error
             raise
+
+    @contextlib.contextmanager
+    def _others_wait(self) -> Iterator[None]:
+        """No other process is between a look and a rename; where there are no locks, that is only unlikely."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._files.lock(self._temp.parent / "lock"))
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+            yield
 
     def _exists(self, path: Path) -> bool:
         try:
@@ -380,4 +394,4 @@ class LocalStore:
 
 
 def _entry(name: str, found: Scanned) -> Entry:
-    return Entry(name=name, size_bytes=found.size_bytes, version=found.version)
+    return Entry(name=name, size_bytes=found.size_bytes, version=found.version, modified_s=found.modified_s)

@@ -68,10 +68,14 @@ class ObjectStore:
         self._lock = threading.Lock()
         self._made: dict[str, bool] = {}
         """Names that this object created (True) or removed (False): a listing that is behind is put right."""
+        self._proven = threading.Event()
+        """The bucket was written to, and honours conditions; for all stores in it."""
 
     def beside(self, prefix: str) -> "ObjectStore":
         """A store below another prefix of the bucket, with the same state folder and owner."""
-        return ObjectStore(self._client, prefix, self._state, owner=self._owner, patience=self._patience)
+        other = ObjectStore(self._client, prefix, self._state, owner=self._owner, patience=self._patience)
+        other._proven = self._proven
+        return other
 
     def below(self, folder: str) -> "ObjectStore":
         return self.beside(f"{self._prefix}{folder.strip('/')}/")
@@ -82,6 +86,8 @@ class ObjectStore:
 
     def prepare(self, *, expected_bytes: int = 0) -> None:
         """Prove that it can be written, and that the store refuses to create what is there: some ignore the condition."""
+        if self._proven.is_set():
+            return
         name = f"{self._state}tmp/{self._owner}-{uuid.uuid4().hex}"
         try:
             both = self._create(name, b"1") and self._create(name, b"2")
@@ -93,6 +99,7 @@ class ObjectStore:
                 f"{self._client.place} creates objects that are there already: it ignores If-None-Match",
                 hint="nothing can be committed there safely; write to a local disk and copy the result",
             )
+        self._proven.set()
 
     def list(self, prefix: str = "") -> list[Entry]:
         def once() -> Entries:
@@ -288,7 +295,7 @@ class ObjectStore:
 
     def _forget(self, record: str) -> None:
         try:
-            self._client.delete([f"{self._state}{record}"])
+            self._persist(lambda: self._client.delete([f"{self._state}{record}"]), f"removing {record}")
         except AsyncBatchError:
             pass  # swept later: the upload is gone by then
 

@@ -2,16 +2,15 @@
 
 import io
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
-SEGMENT_BYTES = 8 * 2**20
+SEGMENT_BYTES = 4 * 2**20
 HELD_BYTES = 48 * 2**20
 """Most bytes that one open file holds or has asked for."""
-THREADS = 6
+THREADS = 8
 GAP_BYTES = 256 * 1024
 """Ranges with a gap up to this are fetched as one: a request costs as much as so many bytes."""
 _LEAST_BYTES = 128 * 1024
@@ -96,7 +95,7 @@ class RangedFile(io.RawIOBase):
         self._held = held
         self._at = 0
         self._pool: ThreadPoolExecutor | None = None
-        self._fetched: OrderedDict[int, Future[bytes]] = OrderedDict()  # by use, the oldest first
+        self._fetched: dict[int, Future[bytes]] = {}
         self.plan(segments)
 
     def plan(self, segments: Iterable[Range]) -> None:
@@ -174,9 +173,8 @@ class RangedFile(io.RawIOBase):
         future = self._fetched.get(number)
         if future is None:
             future = self._ask(number)
-        else:
-            self._fetched.move_to_end(number)
         self._read_ahead(number)
+        self._drop(before=number)
         try:
             return future.result()
         except BaseException:
@@ -200,12 +198,16 @@ class RangedFile(io.RawIOBase):
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="asyncbatch-read")
         future = self._pool.submit(self._checked, segment.start, segment.stop)
         self._fetched[number] = future
-        held = sum(self._segments[each].stop - self._segments[each].start for each in self._fetched)
-        while held > self._held and len(self._fetched) > 1:
-            oldest, dropped = self._fetched.popitem(last=False)
-            dropped.cancel()
-            held -= self._segments[oldest].stop - self._segments[oldest].start
         return future
+
+    def _drop(self, *, before: int) -> None:
+        """Forget what was wanted first: never what is wanted next, though nobody has touched it yet."""
+        held = sum(self._segments[each].stop - self._segments[each].start for each in self._fetched)
+        for number in sorted(self._fetched):
+            if held <= self._held or number >= before:
+                return
+            self._fetched.pop(number).cancel()
+            held -= self._segments[number].stop - self._segments[number].start
 
     def _checked(self, start: int, stop: int) -> bytes:
         data = self._read(start, stop)

@@ -126,7 +126,10 @@ class S3Client:
             for page in pages:
                 for each in page.get("Contents", ()):
                     yield ObjectInfo(
-                        key=each["Key"], size_bytes=int(each["Size"]), version=each["ETag"].strip('"')
+                        key=each["Key"],
+                        size_bytes=int(each["Size"]),
+                        version=each["ETag"].strip('"'),
+                        token=each["ETag"],
                     )
 
     def delete(self, keys: Sequence[str]) -> None:

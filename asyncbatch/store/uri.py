@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from asyncbatch.errors import ConfigError
+from asyncbatch.units import SECRET_NAMES
 
 Scheme = Literal["s3", "gs", "az"]
 
@@ -82,3 +84,14 @@ def _clean(key: str) -> str:
     """Without doubled slashes, `.` and a slash at the beginning: stores take keys byte for byte."""
     slash = "/" if key.endswith("/") and key.strip("/") else ""
     return "/".join(part for part in key.split("/") if part not in ("", ".")) + slash
+
+
+def shown(spec: str) -> str:
+    """A URI as it is stored and shown: of http(s), without user name, fragment, and a query that holds a secret."""
+    if scheme_of(spec) not in ("http", "https"):
+        return spec
+    parts = urlsplit(spec)
+    secret = any(SECRET_NAMES.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    return parts._replace(
+        netloc=parts.netloc.rpartition("@")[2], query="" if secret else parts.query, fragment=""
+    ).geturl()

@@ -50,7 +50,9 @@ def _check_block_ends(
         if not isinstance(source, FindsBlocks):
             return
         expected = [(block.block.stop, block.end_offset) for block in blocks]
-        assert list(source.block_ends(file, block_rows=block_rows)) == expected, "blocks end where they are said to"
+        assert list(source.block_ends(file, block_rows=block_rows)) == expected, (
+            "blocks end where they are said to"
+        )
     finally:
         source.close()
 

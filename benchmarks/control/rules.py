@@ -131,10 +131,76 @@ class Gradient:
         self._window, self._window_s, self._dropped = [], now, False
 
 
+class Aimd:
+    """Additive increase, multiplicative decrease of requests in flight (Chiu and Jain, 1989); rows by Clipper's rule."""
+
+    def __init__(self) -> None:
+        self._clipper = Clipper(in_flight=1)
+        self._limit = 4.0
+        self._cut_s = -1.0
+
+    def next_chunk(self) -> ChunkTarget:
+        return self._clipper.next_chunk()
+
+    def concurrency(self) -> int:
+        return int(self._limit)
+
+    def send_delay(self) -> float:
+        return 0.0
+
+    def note_remaining(self, rows: int) -> None:
+        pass
+
+    def record(self, sample: Sample) -> None:
+        self._clipper.record(sample)
+        if sample.outcome is Outcome.SUCCESS:
+            self._limit = min(512.0, self._limit + 1 / self._limit)
+        elif sample.finished_s > self._cut_s + 1.0:
+            self._limit = max(1.0, 0.7 * self._limit)
+            self._cut_s = sample.finished_s
+
+
+class Vegas:
+    """TCP Vegas on requests in flight (Brakmo and Peterson, 1995, as in Netflix' concurrency-limits): a queue of 3 to 6 is
+    wanted, by the ratio of the least latency to the present one; rows by Clipper's rule."""
+
+    def __init__(self) -> None:
+        self._clipper = Clipper(in_flight=1)
+        self._limit = 4.0
+        self._least_s = math.inf  # a row
+
+    def next_chunk(self) -> ChunkTarget:
+        return self._clipper.next_chunk()
+
+    def concurrency(self) -> int:
+        return int(self._limit)
+
+    def send_delay(self) -> float:
+        return 0.0
+
+    def note_remaining(self, rows: int) -> None:
+        pass
+
+    def record(self, sample: Sample) -> None:
+        self._clipper.record(sample)
+        if sample.outcome is not Outcome.SUCCESS:
+            self._limit = max(1.0, self._limit - 1.0)
+            return
+        each_s = max(1e-9, (sample.finished_s - sample.started_s) / sample.rows)
+        self._least_s = min(self._least_s, each_s)
+        queued = self._limit * (1 - self._least_s / each_s)
+        if queued < 3:
+            self._limit = min(512.0, self._limit + 1 / self._limit)
+        elif queued > 6:
+            self._limit = max(1.0, self._limit - 1 / self._limit)
+
+
 RULES: dict[str, Maker] = {
     "100x1": _fixed(100, 1),
     "500x16": _fixed(500, 16),
     "clipper": lambda clock, rng: Clipper(in_flight=16),
     "beam": lambda clock, rng: Beam(rng, in_flight=16),
     "gradient": lambda clock, rng: Gradient(),
+    "aimd": lambda clock, rng: Aimd(),
+    "vegas": lambda clock, rng: Vegas(),
 }

@@ -2,6 +2,7 @@
 
     python benchmarks/control/run.py --endpoints kinds:40 wild:40 moving:30 --seeds 2 --json out.json
     python benchmarks/control/run.py --trace wild-17
+    python benchmarks/control/run.py --table            # everything, to benchmarks/results/control.json; --quick: in a minute
 
 The score is (best static setting's makespan) / (controller's makespan); the best static setting is found by exhaustive search,
 which nobody can do before a paid job. 1.0 means: as good as had one known.
@@ -24,6 +25,7 @@ from endpoints import GENERATORS, Endpoint
 from oracle import OracleCache
 from rules import RULES
 from simulate import Run, Simulation
+from table import QUICK, QUICK_RIVALS, RIVALS, SETS, lines, show, write
 
 from asyncbatch.control import AdaptiveController
 from asyncbatch.protocols import Controller
@@ -140,6 +142,39 @@ def trace(name: str, seed: int, oracles: OracleCache) -> None:
     print(f"{run.seconds:.1f} s, best static {best}: score {best.seconds / run.seconds:.3f}, {run.outcomes}")
 
 
+def runs_of(
+    name: str, endpoints: list[Endpoint], seeds: int, oracles: OracleCache
+) -> dict[str, list[dict[str, Any]]]:
+    """Runs by endpoint of the controller `name`; `warm` is asyncbatch with what an earlier run learned."""
+    found = {}
+    for endpoint in endpoints:
+        best_s = oracles.best(endpoint).seconds
+        each = range(1, seeds + 1)
+        if name == "warm":
+            found[endpoint.name] = [warm(endpoint, seed, best_s) for seed in each]
+        else:
+            found[endpoint.name] = [one(endpoint, makers()[name], seed, best_s) for seed in each]
+    return found
+
+
+def table(options: argparse.Namespace, oracles: OracleCache) -> None:
+    """Run everything, print the table, and write it."""
+    sets = QUICK if options.quick else SETS
+    controllers = ["asyncbatch", "warm", *(QUICK_RIVALS if options.quick else RIVALS)]
+    results = {
+        group: {
+            name: runs_of(name, [GENERATORS[group](seed) for seed in range(count)], options.seeds, oracles)
+            for name in controllers
+        }
+        for group, count in sets.items()
+    }
+    rows = lines(results, summary)
+    print(show(rows))
+    path = options.json or Path(__file__).parents[1] / "results" / "control.json"
+    write(path, rows, results, seeds=options.seeds)
+    print(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,25 +185,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--oracles", type=Path, default=Path(__file__).parent / "oracles.json")
     parser.add_argument("--trace")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="fewer endpoints and rivals")
     parser.add_argument("--low", type=float, default=0.85, help="list the runs below this score")
     options = parser.parse_args()
     oracles = OracleCache(options.oracles)
     if options.trace:
         trace(options.trace, options.seeds, oracles)
         return
+    if options.table:
+        table(options, oracles)
+        return
     everything: dict[str, Any] = {"command": sys.argv[1:], "sets": {}}
     for spec, endpoints in drawn(options.endpoints).items():
         everything["sets"][spec] = {}
         for name in options.controllers:
-            results = {}
+            results = runs_of(name, endpoints, options.seeds, oracles)
             for endpoint in endpoints:
-                best = oracles.best(endpoint)
-                seeds = range(1, options.seeds + 1)
-                if name == "warm":
-                    runs = [warm(endpoint, seed, best.seconds) for seed in seeds]
-                else:
-                    runs = [one(endpoint, makers()[name], seed, best.seconds) for seed in seeds]
-                results[endpoint.name] = runs
+                best, runs = oracles.best(endpoint), results[endpoint.name]
                 score = geomean([run["score"] for run in runs])
                 if score < options.low and len(options.controllers) == 1:
                     print(

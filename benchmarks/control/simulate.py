@@ -2,7 +2,8 @@
 
 A chunk never crosses a block; the unsent rows of a block are cut into equal chunks when a request may be sent. What the pipeline
 does on failures is done here too: throttled, unavailable and not ready are retried after a full-jitter exponential backoff,
-too large and timed out are halved, failed is sent again once and then halved. A waiting retry keeps its place in flight.
+too large and timed out are halved, failed is sent again once and then halved. A waiting retry keeps its place in flight, as in
+the loops that the rivals' rules were made for, unless `retries_step_aside`: then the simulation does as the pipeline does.
 """
 
 import heapq
@@ -96,8 +97,16 @@ class Run:
 class Simulation:
     """One job. `clock` is what the controller is to be made with."""
 
-    def __init__(self, endpoint: Endpoint, *, seed: int, block_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        seed: int,
+        block_rows: int | None = None,
+        retries_step_aside: bool = False,
+    ) -> None:
         self._endpoint = endpoint
+        self._step_aside = retries_step_aside
         self._rng = random.Random(f"{endpoint.name} {seed}")
         self._now = 0.0
         self._heap: list[tuple[float, int, Callable[..., None], Any]] = []
@@ -168,9 +177,9 @@ class Simulation:
     # ------------------------------------------------------------------ client
     def _dispatch(self) -> None:
         controller, rows = self._controller, self._endpoint.rows
-        while (
-            self._ready or self._next_row < rows
-        ) and self._in_flight + self._backing_off < controller.concurrency():
+        while (self._ready or self._next_row < rows) and self._in_flight + (
+            0 if self._step_aside else self._backing_off
+        ) < controller.concurrency():
             wait = controller.send_delay()
             if wait > 0:
                 if self._now + wait < self._wake_s - 1e-9:

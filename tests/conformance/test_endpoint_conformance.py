@@ -38,19 +38,35 @@ def http(server: FaultServer) -> Callable[[], Endpoint]:
     return lambda: make_endpoint(RunConfig.from_options(options))
 
 
-def sagemaker(server: FaultServer) -> Callable[[], Endpoint]:
-    options = {"endpoint": "churn", "endpoint_url": server.url, "region": "eu-west-1", "max_reply": BOUND}
+def sagemaker(server: FaultServer, transport: str = "direct") -> Callable[[], Endpoint]:
+    options = {
+        "endpoint": "churn", "endpoint_url": server.url, "region": "eu-west-1", "max_reply": BOUND, "transport": transport,
+    }  # fmt: skip
+    return lambda: make_endpoint(RunConfig.from_options(options))
+
+
+def aioboto3(server: FaultServer) -> Callable[[], Endpoint]:
+    return sagemaker(server, "aioboto3")
+
+
+def proxied(server: FaultServer) -> Callable[[], Endpoint]:
+    """The server as a proxy: it answers for every host."""
+    options = {"endpoint": "http://model.example/invocations", "max_reply": BOUND}
     return lambda: make_endpoint(RunConfig.from_options(options))
 
 
 KINDS = {"http": http, "sagemaker": sagemaker}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_endpoints_that_speak_http(kind: str) -> None:
+@pytest.mark.parametrize("kind", [http, sagemaker, aioboto3, proxied])
+def test_endpoints_that_speak_http(
+    kind: Callable[[FaultServer], Callable[[], Endpoint]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run() -> None:
         async with FaultServer() as server:
-            await check_endpoint(KINDS[kind](server), server, max_reply_bytes=BOUND)
+            if kind is proxied:
+                monkeypatch.setenv("http_proxy", server.url)
+            await check_endpoint(kind(server), server, max_reply_bytes=BOUND)
 
     asyncio.run(run())
 

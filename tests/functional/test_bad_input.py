@@ -393,8 +393,8 @@ def test_a_read_only_folder(refused: Command, folder: Path) -> None:
 
 
 def test_a_sink_elsewhere(refused: Command) -> None:
-    assert refused("run", "in.parquet", "s3://bucket/out", *ENDPOINT).message == (
-        "outputs of scheme s3:// are not supported"
+    assert refused("run", "in.parquet", "ftp://bucket/out", *ENDPOINT).message == (
+        "outputs of scheme ftp:// are not supported"
     )
 
 

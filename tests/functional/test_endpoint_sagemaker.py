@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import email.utils
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,15 @@ def aws_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+TRANSPORT = "direct"
+
+
+@pytest.fixture(autouse=True, params=["direct", "aioboto3"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is for both."""
+    monkeypatch.setattr(sys.modules[__name__], "TRANSPORT", request.param)
+
+
 def login(folder: Path, key: str) -> None:
     (folder / "credentials").write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = s\n")
 
@@ -46,7 +56,13 @@ def login(folder: Path, key: str) -> None:
 def with_server(test: Test, *, session: object | None = None, **options: Any) -> None:
     async def run() -> None:
         async with FaultServer() as server:
-            given = {"endpoint": "churn", "endpoint_url": server.url, "region": "eu-west-1", **options}
+            given = {
+                "endpoint": "churn",
+                "endpoint_url": server.url,
+                "region": "eu-west-1",
+                "transport": TRANSPORT,
+            }
+            given |= options
             endpoint = make_endpoint(RunConfig.from_options(given), session=session)
             assert isinstance(endpoint, SageMakerEndpoint)
             await endpoint.open(concurrency=2)
@@ -196,7 +212,9 @@ def test_the_service_address_of_the_environment(monkeypatch: pytest.MonkeyPatch)
     async def run() -> None:
         async with FaultServer() as server:
             monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", server.url)
-            endpoint = make_endpoint(RunConfig.from_options({"endpoint": "churn", "region": "eu-west-1"}))
+            endpoint = make_endpoint(
+                RunConfig.from_options({"endpoint": "churn", "region": "eu-west-1", "transport": TRANSPORT})
+            )
             await endpoint.open(concurrency=1)
             await endpoint.invoke(PAYLOAD, timeout_s=5)
             await endpoint.aclose()
@@ -302,7 +320,9 @@ def test_a_wrong_clock_is_named_once_and_corrected(minutes: int, word: str) -> N
         (signed_at,) = server.seen[-1].header("x-amz-date")
         when = dt.datetime.strptime(signed_at, "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
         assert abs(when - then) < dt.timedelta(seconds=10)
-        with pytest.raises(StoppedError, match="no longer taken"):  # the clock is right now: it is something else
+        with pytest.raises(
+            StoppedError, match="no longer taken"
+        ):  # the clock is right now: it is something else
             await endpoint.refresh_credentials(replace(failure, renewals=1))
 
     with_server(test)

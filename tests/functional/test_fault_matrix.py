@@ -122,6 +122,17 @@ def test_all_kinds_of_faults_together_cost_no_row(share: float, tmp_path: Path, 
     assert len(stats["outcomes"]) > 5
 
 
+def test_all_kinds_with_answers_that_are_no_numbers(tmp_path: Path, table: pa.Table) -> None:
+    """NaN is among them here: it is an answer, and takes the place of a number only where the model gave it."""
+    simulation = SimulationConfig(errors=dict.fromkeys(ERROR_KINDS, 0.02) | {"nan": 0.2}, seed=8)
+    report, scored, stats = score(tmp_path, simulation, chunk_rows=100)
+    silent = np.isnan(scored["prediction"].to_numpy())
+    assert silent.sum() <= stats["outcomes"].get("nan", 0) * 100
+    answers = pa.array(np.where(silent, table["x0"].to_numpy(), scored["prediction"].to_numpy()))
+    check(scored.set_column(scored.column_names.index("prediction"), "prediction", answers), table)
+    assert report.exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("share", "faults"),
     [

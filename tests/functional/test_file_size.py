@@ -131,6 +131,26 @@ def test_a_retry_of_a_joined_part_changes_its_blocks_only(on_error: str, folder:
     assert verify_output("out").problems == ()
 
 
+def test_a_retry_joins_what_is_smaller_if_asked_to(folder: Path) -> None:
+    assert score(file_size=None) == 3
+    assert len(names(folder)) == 40
+    (folder / "mended").touch()
+    with pytest.raises(OutputError, match="--file-size joins the parts of a folder"):
+        assert score("out.parquet", file_size=None) == 0
+        retry_job("out.parquet", {"file_size": "10MB"})
+    report = retry_job("out", {"file_size": "10MB"})
+    assert (report.exit_code, report.metrics.rows_in) == (0, 200)
+    assert names(folder) == [
+        "part-00000000-000000000000-000000002000.parquet",
+        "part-00000001-000000000000-000000002000.parquet",
+    ]
+    again = {bad // 100 for bad in BAD}
+    expected = [(3.0 if row // 100 in again else 2.0) * row for row in range(ROWS)]
+    assert pq.read_table("out")["prediction"].to_pylist() == expected
+    assert verify_output("out").problems == ()
+    assert score() == 0, "finished"
+
+
 def test_a_member_that_came_back_is_removed_by_the_next_run(folder: Path) -> None:
     (folder / "mended").touch()
     assert score(file_size=None) == 0

@@ -116,8 +116,9 @@ async def replaced(port: int, by: SimulationConfig | None) -> AsyncIterator[tupl
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
+@pytest.mark.parametrize("away_s", [0.5, pytest.param(60.0, marks=pytest.mark.slow)])
 def test_a_server_that_is_killed_and_comes_back_costs_no_row(
-    tmp_path: Path, table: pa.Table, port: int
+    away_s: float, tmp_path: Path, table: pa.Table, port: int
 ) -> None:
     async def scenario() -> RunReport:
         with contextlib.ExitStack() as stack:
@@ -130,7 +131,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_no_row(
 
             running = asyncio.create_task(score(tmp_path, port, when_parts=3, act=kill))
             await killed.wait()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(away_s)
             await asyncio.to_thread(stack.enter_context, background(served(port)))
             return await running
 

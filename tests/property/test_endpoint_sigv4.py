@@ -70,7 +70,7 @@ def botocores(
     return request.headers["X-Amz-Date"], request.headers["Authorization"]
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(**REQUESTS)
 def test_a_signature_is_botocores(
     access_key: str,

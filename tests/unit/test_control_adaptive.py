@@ -266,7 +266,7 @@ class TestGuest:
 
     def test_halves_at_once_when_refused(self) -> None:
         world = World(slots=16)
-        guest = GuestController(clock=world.clock, rng=random.Random(1), pause_every_s=1e6)
+        guest = GuestController(clock=world.clock, rng=random.Random(1), rest_every_s=1e6)
         world.run(guest, 60)
         before = guest.concurrency()
         guest.record(

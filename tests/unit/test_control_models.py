@@ -172,7 +172,8 @@ class TestProver:
     def test_one_request_tries_a_new_size(self) -> None:
         prover = Prover()
         assert [prover.rows(1000, good=100, now_s=0, patience_s=5) for _ in range(3)] == [1000, 100, 100]
-        assert prover.settled(990)
+        assert not prover.settled(100, good=100, now_s=0.5)
+        assert prover.settled(990, good=100, now_s=0.5)
         assert prover.rows(1000, good=100, now_s=1, patience_s=5) == 1000
 
     def test_small_steps_need_no_proof(self) -> None:

@@ -51,6 +51,8 @@ ALL = [
     events.Warned(message="the endpoint is slow", hint="wait"),
     events.Explained(message="blocks of 256 rows: the probe took long"),
     events.Stopping(reason="SIGTERM received"),
+    events.Waiting(holder="process 7 on a", waited_s=0.0, rows_done=10, rows_total=1000),
+    events.ShardDone(shard="0/4", missing_rows=300),
     events.RunFinished(report=REPORT),
 ]
 
@@ -79,12 +81,15 @@ def test_text_lines() -> None:
         "warning: the endpoint is slow\n  hint: wait",
         "explain: blocks of 256 rows: the probe took long",
         "stopping: SIGTERM received; open blocks are being finished, once more to leave at once",
+        "waiting for process 7 on a, which is at work on the output",
+        "shard 0/4 is done; the others have 300 rows left, and the last finishes the output",
     ]
     unknown = dataclasses.replace(PLANNED, rows=None, blocks=None, resumed_rows=512)
     assert text_line(unknown) == (
         "plan: rows unknown until read in 1 file, 2 columns sent to churn, blocks of up to 256 rows\n"
         "resuming: 512 rows were done before"
     )
+    assert text_line(dataclasses.replace(PLANNED, shard="0/4")).startswith("shard 0/4: 1,000 rows in 1 file")
     assert text_line(object()) == ""
     assert text_line(events.RunFinished(report=REPORT)).startswith("done: 0 rows")
 
@@ -117,7 +122,8 @@ def test_json_fields_are_those_of_the_event() -> None:
 def test_levels() -> None:
     assert written(*ALL, level="error") == []
     begins = [line.split(":")[0] for line in written(*ALL)]
-    assert begins[:-1] == ["plan", "rejected", "request unavailable", "warning", "  hint", "stopping", "done"]
+    assert begins[:6] == ["plan", "rejected", "request unavailable", "warning", "  hint", "stopping"]
+    assert [begin.split()[0] for begin in begins[6:9]] == ["waiting", "shard", "done"]
     assert "of CPU" in begins[-1]
     assert len(written(*ALL, level="debug")) == len(written(*ALL)) + 2
     assert "explain: blocks of 256 rows: the probe took long" in written(*ALL, explain=True)
@@ -128,6 +134,13 @@ def test_a_kind_of_failure_is_said_once_unless_verbose() -> None:
     assert len(written(*[FAILED] * 50, *[other] * 50)) == 2
     assert len(written(*[REJECTED] * 50)) == 1
     assert len(written(*[FAILED] * 50, *[other] * 50, level="debug")) == 100
+
+
+def test_waiting_is_said_once() -> None:
+    looks = [
+        events.Waiting(holder="process 7 on a", waited_s=s, rows_done=None, rows_total=None) for s in range(9)
+    ]
+    assert written(*looks) == ["waiting for process 7 on a, which is at work on the output"]
 
 
 def test_json_logs_hold_progress_every_ten_seconds() -> None:

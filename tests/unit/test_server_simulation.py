@@ -166,10 +166,11 @@ def test_a_request_cancelled_just_as_its_turn_comes_passes_the_slot_on() -> None
     async def scenario() -> None:
         endpoint = SimulatedEndpoint(SimulationConfig(slots=1), clock=time.monotonic)
         work = LineWork(fields=[b"1"])
-        assert endpoint._station.arrive() is Admission.RUN
+        instance = endpoint._fleet.route()
+        assert instance.station.arrive() is Admission.RUN
         waiting = [asyncio.create_task(endpoint.serve(work, body_bytes=1)) for _ in range(2)]
         await asyncio.sleep(0)
-        endpoint._leave()
+        endpoint._leave(instance)
         waiting[0].cancel()
         await asyncio.wait(waiting, timeout=2)
         assert waiting[1].result() == (Ending.COMPLETE, None)

@@ -5,13 +5,28 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from asyncbatch.errors import StoppedError, StorageError
-from asyncbatch.sink.lease import DEAD_AFTER_S, Holder, ThisMachine, acquire, is_alive
+from asyncbatch.errors import BusyError, StoppedError, StorageError
+from asyncbatch.sink.lease import (
+    DEAD_AFTER_S,
+    Holder,
+    Lease,
+    ThisMachine,
+    acquire,
+    acquire_finish,
+    blocker,
+    forget_dead,
+    is_alive,
+    lease_name,
+    leased_shard,
+)
 from asyncbatch.store import LocalStore
+from asyncbatch.units import Shard
 
 HERE = Holder(host="here", boot="b1", pid=10, started="100", owner="me", heartbeat=1000.0)
 
@@ -180,3 +195,91 @@ def test_this_machine_knows_the_living_the_dead_and_the_unburied() -> None:
         child.kill()
         child.wait()
     assert machine.process_started(child.pid) is None
+
+
+def test_shards_of_another_number_exclude_those_that_they_overlap(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    acquire(store, owner="one", shard="0-of-2", machine=machine, clock=machine.clock)
+    for shard in ("0-of-3", "1-of-3", "1-of-4"):
+        with pytest.raises(BusyError):
+            acquire(store, owner="two", shard=shard, machine=machine, clock=machine.clock)
+    for shard in ("2-of-3", "2-of-4"):
+        acquire(store, owner=shard, shard=shard, machine=machine, clock=machine.clock).release()
+
+
+def test_one_of_several_shards_finishes(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    for shard in ("0-of-2", "1-of-2"):
+        acquire(store, owner=shard, shard=shard, machine=machine, clock=machine.clock)
+    one = acquire_finish(store, owner="0-of-2", machine=machine, clock=machine.clock)
+    assert isinstance(one, Lease)
+    held = acquire_finish(store, owner="1-of-2", machine=machine, clock=machine.clock)
+    assert isinstance(held, Holder)
+    assert held.owner == "0-of-2"
+    one.release()
+    assert isinstance(acquire_finish(store, owner="1-of-2", machine=machine, clock=machine.clock), Lease)
+
+
+def test_who_died_while_finishing_is_followed_at_once(store: LocalStore) -> None:
+    acquire_finish(store, owner="dead", machine=Machine({10: "100"}))
+    assert isinstance(acquire_finish(store, owner="next", machine=Machine({})), Lease)
+
+
+@pytest.mark.parametrize(("held", "taken"), [("0-of-2", "all"), ("all", "0-of-2"), ("0-of-2", "0-of-3")])
+def test_who_was_taken_for_dead_learns_of_a_holder_of_another_name(
+    held: str, taken: str, store: LocalStore
+) -> None:
+    there = Machine({10: "100"}, dataclasses.replace(HERE, host="there"))
+    one = acquire(store, owner="one", shard=held, machine=there, clock=there.clock)
+    here = Machine({10: "100"})
+    here.now = there.now = there.now + DEAD_AFTER_S + 1
+    two = acquire(store, owner="two", shard=taken, machine=here, clock=here.clock)
+    assert not one.heartbeat()
+    assert str(one.taken_by) == "process 10 on here"
+    assert two.heartbeat()
+
+
+def test_a_lease_that_is_merely_gone_is_made_again(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    lease = acquire(store, owner="one", machine=machine, clock=machine.clock)
+    store.delete("lease/all.json")
+    assert lease.heartbeat()
+    with pytest.raises(BusyError):
+        acquire(store, owner="two", machine=machine, clock=machine.clock)
+
+
+def test_of_two_that_start_at_once_one_gets_it(store: LocalStore) -> None:
+    """Both have looked before either has written."""
+    machine = Machine({10: "100"})
+    create = store.create_if_absent
+
+    def late(name: str, write: Callable[[BinaryIO], object]) -> bool:
+        store.create_if_absent = create  # type: ignore[method-assign]
+        acquire(store, owner="two", machine=machine, clock=machine.clock)
+        return create(name, write)
+
+    store.create_if_absent = late  # type: ignore[method-assign]
+    with pytest.raises(BusyError):
+        acquire(store, owner="one", machine=machine, clock=machine.clock)
+
+
+def test_who_is_in_the_way_and_who_is_forgotten(store: LocalStore) -> None:
+    machine = Machine({10: "100"})
+    acquire(store, owner="one", shard="0-of-2", machine=machine, clock=machine.clock)
+    assert blocker(store, shard="1-of-2", machine=machine, clock=machine.clock) is None
+    assert str(blocker(store, machine=machine, clock=machine.clock)) == "process 10 on here"
+    forget_dead(store, machine=machine, clock=machine.clock)
+    assert [entry.name for entry in store.list("lease/")] == ["lease/0-of-2.json"]
+    forget_dead(store, machine=Machine({}))
+    assert store.list("lease/") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shard"),
+    [("all", Shard(0, 1)), ("1-of-4", Shard(1, 4)), ("4-of-4", None), ("finish", None), ("x", None)],
+)
+def test_names_of_leases(name: str, shard: Shard | None) -> None:
+    assert leased_shard(name) == shard
+    if shard is not None:
+        assert lease_name(shard) == name
+    assert lease_name(None) == "all"

@@ -74,7 +74,7 @@ def test_a_file_uri_is_a_path(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "sentence", "hint"),
     [
-        ("s3://bucket/x.csv", "scheme s3://", "file://"),
+        ("ftp://host/x.csv", "scheme ftp://", "file://"),
         ("nosuch://x", "scheme nosuch://", "file://"),
         ("file://host/x.csv", "names the host host", "file:///"),
     ],
