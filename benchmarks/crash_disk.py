@@ -48,6 +48,8 @@ class ModelDisk:
     def __init__(self, seed: str, *, links: bool = True) -> None:
         self.rng = random.Random(seed)
         self.links = links
+        self.began = time.time()
+        """When every file was last written, as far as anybody can see."""
         self.content: dict[int, bytes] = {}
         self.synced: dict[int, bytes] = {}
         self.names: dict[Path, int | None] = {HOME: None, HOME.parent: None}  # None: a folder
@@ -212,7 +214,7 @@ class ModelDisk:
             raise FileNotFoundError(2, "no such file")
         inode = self.names[path]
         size = 0 if inode is None else len(self.content[inode])
-        return Scanned(path.name, inode is None, size, str(inode), time.time())
+        return Scanned(path.name, inode is None, size, str(inode), self.began)
 
     def open(self, path: Path) -> BinaryIO:
         return io.BytesIO(self.content[self._inode(path)])

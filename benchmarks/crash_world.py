@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -227,6 +227,10 @@ class World:
         )
         self.hear(retried=mended)
         assert block in self.told, "what was called done cannot be seen"
+        if not mended:
+            seen = [each for path in self._parts() if (each := parse_part_name(path.name)) is not None]
+            late = [each for each in seen if each not in widest(seen) and each == block]
+            assert not late, "a late commit left its part beside the joined one"
 
     # -- what must hold --------------------------------------------------------------------------------------------
 
@@ -270,7 +274,8 @@ class World:
             assert sorted(seen) == IDS, "a manifest over parts that do not tile the input"
         if self.format is not None:
             self.check_target(done=done)
-        if done and not self._retrying():
+        # Of a single file manifest and errors are those of the retry before its rows are.
+        if done and (self.format is None or not self._retrying()):
             self.check_result()
 
     def settle(self) -> None:
@@ -294,12 +299,10 @@ class World:
         return self._seen()
 
     def _seen(self) -> dict[int, pa.Table]:
-        """The rows of the parts that can be seen, by id."""
+        """The rows of the parts that can be seen, by id; of a joined part and a late member, the joined one's."""
         seen: dict[int, pa.Table] = {}
-        for path in self._parts():
-            block = parse_part_name(path.name)
-            assert block is not None, "a file among the parts is none"
-            rows = read_table(self.content(path))
+        for block in widest(parse_part_name(path.name) for path in self._parts()):
+            rows = read_table(self.content(self.location.parts / part_name(block)))
             seen |= {block.file * 100 + block.start + at: rows.slice(at, 1) for at in range(block.rows)}
         return seen
 
@@ -385,7 +388,7 @@ class World:
         return parse_plan(self.content(path)) if path in self.disk.names else None
 
 
-def widest(blocks: "Iterator[Block | None]") -> list[Block]:
+def widest(blocks: "Iterable[Block | None]") -> list[Block]:
     """Without those whose rows are in a wider one."""
     found = sorted(
         (each for each in blocks if each is not None), key=lambda each: (each.file, each.start, -each.stop)

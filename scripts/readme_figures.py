@@ -36,7 +36,39 @@ def flights(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n" + note
 
 
-FIGURES = {"demo": demo, "flights": flights}
+def rivals(result: dict[str, Any]) -> str:
+    names = ["article", "boto3 threads", "aioboto3 gather", "Ray Data", "asyncbatch"]
+    heads = ["the usual loop", *names[1:], "beside the loop", "MB"]
+    lines = ["| rows per CPU-second | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    for case in result["cases"]:
+        clients = {each["client"]: each for each in case["clients"]}
+        cells = [f"{clients[name]['rows_per_cpu_s']:,.0f}" if name in clients else "" for name in names]
+        ratio, own = case["over_the_loop"], clients.get("asyncbatch")
+        cells += [f"{ratio:.1f}x" if ratio else "", f"{own['peak_mb']:.0f}" if own else ""]
+        lines.append(f"| {case['case']} | " + " | ".join(cells) + " |")
+    notes = [
+        f"Median of {result['runs']}, {result['machine']['cores']} cores ([rivals.json](benchmarks/results/rivals.json))."
+    ]
+    sent = [(case, {each["client"]: each for each in case["clients"]}) for case in result["cases"]]
+    wrk = [
+        f"{clients['wrk']['cpu_us_a_request']:.0f} at {case['case']}"
+        for case, clients in sent
+        if "wrk" in clients
+    ]
+    if wrk:
+        notes.append(f"wrk, in C and unsigned, takes so many µs of CPU a request: {', '.join(wrk)}.")
+    if result.get("latency"):
+        busy = min(each["busy"] for each in result["latency"])
+        notes.append(
+            f"With 20 ms a request and 64 slots they were busy {busy:.1%} of the time, by the endpoint's own count."
+        )
+    if result.get("start_cpu_s"):
+        start = sorted(result["start_cpu_s"])[len(result["start_cpu_s"]) // 2]
+        notes.append(f"CPU before the first request: {start:.2f} s.")
+    return "\n".join(lines) + "\n\n" + " ".join(notes)
+
+
+FIGURES = {"demo": demo, "flights": flights, "rivals": rivals}
 
 
 def filled(text: str) -> str:

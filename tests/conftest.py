@@ -12,6 +12,7 @@ from asyncbatch.server.background import Background, background
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the long forms of proofs too")
+    parser.addoption("--crashes", type=int, help="crashes of a modelled disk in each scenario; default 40")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

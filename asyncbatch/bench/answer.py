@@ -84,7 +84,7 @@ def warnings(points: Sequence[Point], *, local: bool, one_row_s: float | None) -
         slowest = min((each.requests_per_s for each in short if each.requests_per_s > 0), default=0.0)
         longer = f": --duration {_nice_seconds(100 / slowest)} would give a p95" if slowest else ""
         found.append(f"{_named(short)}: too few requests for any percentile{longer}")
-    drifting = [each for each in points if each.drifts]
+    drifting = [each for each in points if each.drifts and not each.saturated]
     if drifting:
         found.append(
             f"{_named(drifting)}: figures changed by {_most_drift(drifting)} between the first and the last third;"

@@ -300,8 +300,8 @@ class Load:
         if self._stopped_by is None:
             self._stopped_by = why
             start_s = self._window.start_s
-            if why in ("errors", "saturation") and now_s <= start_s:
-                start_s = self._began_s  # it never came so far: what there is says it
+            if why == "errors" or (why == "saturation" and now_s <= start_s):
+                start_s = self._began_s  # nothing was warmed up: what there is says it
             self._window = Window(
                 start_s=start_s, stop_s=min(self._window.stop_s, now_s if stop_s is None else stop_s)
             )

@@ -108,7 +108,7 @@ def measured_point(
         latency=latency(view.finished[view.good] - view.intended[view.good], confidence),
         latency_from_send=latency(view.finished[view.good] - view.sent[view.good], confidence),
         split=_split(loaded.records, view),
-        late_p99_s=quantile(view.sent[view.good] - view.intended[view.good], 99, confidence=confidence).value,
+        late_p99_s=_nearest(np.sort(view.sent[view.good] - view.intended[view.good]), 0.99),
         in_flight=_in_flight(view, window.start_s, window.stop_s),
         in_flight_max=loaded.most_in_flight,
         client_cpu_share=share,

@@ -87,6 +87,10 @@ def execute(
         check_output(path)
     if load.report is not None:
         check_output(load.report, suffixes=(".html", ".json"), option="--report")
+        if load.report.lower().endswith(".html"):
+            from asyncbatch.observe.page import plotly_js
+
+            plotly_js()  # raises where it is not installed, before anything is measured
     raw = [RequestsFile(path) for path in load.output if path.lower().endswith(REQUESTS_SUFFIX)]
 
     def keep(point: "Point", loaded: "Loaded") -> None:
@@ -104,6 +108,9 @@ def execute(
         keep=keep if raw else None,
     )
     watcher.finish()
+    print_out(
+        result.to_json() if load.json else summary(result) + "\n", stdout
+    )  # first: a full disk loses no figures
     for each in raw:
         each.close()
     for path in load.output:
@@ -111,7 +118,6 @@ def execute(
             write_result(result, path)
     if load.report is not None:
         _write_report(result, load.report)
-    print_out(result.to_json() if load.json else summary(result) + "\n", stdout)
     if result.exit_code == 1:
         screen.refused(result.answer, "plan --show 1 prints a request and its reply")
     if result.exit_code == 4:

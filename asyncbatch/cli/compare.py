@@ -50,7 +50,7 @@ def compare(
     report: ReportOption = None,
     verbose: VerboseOption = False,
 ) -> int:
-    """Compare results of bench: better, worse, the same, or not to be told.
+    """Compare results of bench: better, worse, or not to be told.
 
     Settings that both results measured are compared one by one, else the best of each. A difference counts if the
     noise of both runs cannot explain it, and it is larger than --min-effect.

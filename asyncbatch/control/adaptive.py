@@ -14,6 +14,7 @@ from asyncbatch.control.explore import Move
 from asyncbatch.control.journal import Decision
 from asyncbatch.control.learned import LearnedPoint, Trust
 from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.outage import Outage
 from asyncbatch.control.pacing import RequestPacer
 from asyncbatch.control.service_fit import ServiceFit
 from asyncbatch.control.size_caps import Prover
@@ -27,8 +28,6 @@ _START_ROWS = 16
 _REFUSED_SHARE = 0.03
 """More 503 than this, and fewer requests are kept in flight: a handful from a short queue costs less than idle workers."""
 
-_OUTAGE = 16
-"""At least this many requests in a row without a success, and twice those in flight, are an outage."""
 _LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
@@ -89,9 +88,7 @@ class AdaptiveController:
         self._full_at: int | None = None  # requests in flight when a queue was last full
         self._failures = self._successes = 0.0  # of the present size, fading
         self._smaller_ok = 0
-        self._lost = 0  # requests since the last success that were refused, failed or timed out
-        self._least_lost = 0  # rows; where only smaller chunks succeed afterwards, it was their size
-        self._before_outage = (self._point.rows, self._point.limit)
+        self._outage = Outage()
         self._most_bytes: int | None = None
         self._target = ChunkTarget(rows=start_rows, bytes=chunk_bytes)
         self._trust: Trust | None = None
@@ -185,18 +182,10 @@ class AdaptiveController:
             grown = self._point.limit
         self._open = grown
         if outcome is Outcome.SUCCESS:
-            if (
-                self._lost >= max(_OUTAGE, 2 * self._before_outage[1])
-                and sample.rows >= 0.7 * self._least_lost
-            ):
+            if self._outage.answered(sample.rows, now, latency_s=self._point.latency_s):
                 self._outage_over(now)
-            self._lost = 0
         elif outcome in _LOST:
-            if not self._lost:
-                self._before_outage = (self._point.rows, self._point.limit)
-                self._least_lost = sample.rows
-            self._lost += 1
-            self._least_lost = min(self._least_lost, sample.rows)
+            self._outage.lost(sample.rows, now, setting=(self._point.rows, self._point.limit))
         if self._trust is not None and not self._believe(sample, now):
             return
         self._count(refused=outcome is Outcome.THROTTLED or outcome is Outcome.UNAVAILABLE)
@@ -454,8 +443,8 @@ class AdaptiveController:
     def _outage_over(self, now: float) -> None:
         """All was lost for a while and now something succeeds: what the outage taught was not about limits."""
         point = self._point
-        point.rows = max(point.rows, min(self._before_outage[0], float(point.top_rows)))
-        point.limit = max(1.0, 0.5 * self._before_outage[1])
+        point.rows = max(point.rows, min(self._outage.setting[0], float(point.top_rows)))
+        point.limit = max(1.0, 0.5 * self._outage.setting[1])
         point.flight_cap = math.inf
         self._throttle, self._pacer = ThrottleCause(), RequestPacer()
         self._calls = self._refusals = 0

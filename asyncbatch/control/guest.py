@@ -35,7 +35,7 @@ _SIZE_SAMPLES = 8
 _FIRST_BASE = 120
 _AT_REST_S = 0.5
 """Pause between two requests at rest, mean, in latencies of one row."""
-_WATCHED = 16
+_WATCHED = 8
 """Chunks that are watched for their latency."""
 _LEAST = 0.1
 """Fewest chunks in flight: nine tenths of the time none."""

@@ -127,7 +127,8 @@ class OperatingPoint:
 
         At least as many as are in flight: those that end first are the short ones.
         """
-        base = max(6, int(self.limit), int(min(2000.0, self.limit * _LEAST_S / max(1e-3, self.latency_s))))
+        quick = self.limit * _LEAST_S / self.latency_s if self.latency_s > 1e-4 else 0.0
+        base = max(6, int(self.limit), int(min(2000.0, quick)))
         affordable = max(
             12.0, self.limit * max(1.0, 10.0 / max(1e-3, self.latency_s))
         )  # about ten seconds' worth

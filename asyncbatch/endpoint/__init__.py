@@ -23,6 +23,9 @@ def make_endpoint(config: RunConfig, *, session: object | None = None) -> Endpoi
         raise ConfigError(
             "no endpoint is given", hint="give -e NAME, -e http://host:port/path or -e python:module:function"
         )
+    sagemaker = not text.lower().startswith(("python:", "http://", "https://"))
+    if not sagemaker and config.speed.transport == "aioboto3":
+        raise ConfigError("--transport aioboto3 is for SageMaker endpoints", hint="leave it out")
     if text.startswith("python:"):
         from asyncbatch.endpoint.callable import CallableEndpoint
 

@@ -157,7 +157,8 @@ def _reencoded(pieces: Sequence[Piece], schema: "pa.Schema") -> Iterator[Parquet
     group: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in read_pieces(pieces):
-        group.append(batch)
+        # The first version of the format has fewer types.
+        group.append(batch if batch.schema.equals(schema) else batch.cast(schema))
         rows += batch.num_rows
         size += batch.nbytes
         if rows >= GROUP_ROWS or size >= GROUP_BYTES:

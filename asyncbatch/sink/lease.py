@@ -298,8 +298,8 @@ def _take(
     content = _content(here)
     if not store.create_if_absent(_name(shard), lambda file: file.write(content)):
         there = _read(store, _name(shard))
-        taken = there is not None and there.owner != here.owner
-        if there is not None and taken and is_alive(there, here=here, machine=machine, now=clock()):
+        other = there is not None and there.owner != here.owner
+        if there is not None and other and is_alive(there, here=here, machine=machine, now=clock()):
             return there
         _store_holder(store, _name(shard), here)  # of a dead holder
     taken = _read(store, _name(shard))

@@ -236,6 +236,8 @@ def _state(fingerprint: Mapping[str, str | int]) -> str:
     if "mtime_ns" in fingerprint:
         modified = datetime.fromtimestamp(int(fingerprint["mtime_ns"]) / 1e9, UTC)
         parts.append(f"modified {modified.isoformat(sep=' ', timespec='milliseconds')}")
+    if "etag" in fingerprint:
+        parts.append(f"ETag {fingerprint['etag']}")
     return ", ".join(parts) or "other contents"
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 SEGMENT_BYTES = 4 * 2**20
-HELD_BYTES = 48 * 2**20
+HELD_BYTES = 64 * 2**20
 """Most bytes that one open file holds or has asked for."""
-THREADS = 8
+THREADS = 10
 GAP_BYTES = 256 * 1024
 """Ranges with a gap up to this are fetched as one: a request costs as much as so many bytes."""
 _LEAST_BYTES = 128 * 1024
@@ -40,12 +40,12 @@ def chunk_segments(
 
     Args:
         groups: of each row group the column chunks that are read.
-        held: bytes that the reader may hold; the steps of all columns of a group fit into half of it.
+        held: bytes that the reader may hold; the steps of all columns of a group fit into a quarter of it.
         most: of one request.
     """
     segments: list[Range] = []
     for chunks in groups:
-        step = max(_LEAST_BYTES, min(most, held // (2 * max(1, len(chunks)))))
+        step = max(_LEAST_BYTES, min(most, held // (4 * max(1, len(chunks)))))
         placed: list[tuple[float, Range]] = []
         run: Range | None = None
         for chunk in sorted(chunks, key=lambda each: each.start):
@@ -182,8 +182,8 @@ class RangedFile(io.RawIOBase):
             raise
 
     def _read_ahead(self, number: int) -> None:
-        """Ask for what follows as far as half of what may be held; the other half is what is in use."""
-        budget = self._held // 2
+        """Ask for what follows, as far as three quarters of what may be held; the rest is what is in use."""
+        budget = self._held * 3 // 4
         for following in range(number + 1, len(self._segments)):
             segment = self._segments[following]
             budget -= segment.stop - segment.start

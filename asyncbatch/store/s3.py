@@ -299,9 +299,11 @@ def _client(access: Access) -> tuple[Any, str]:
         signature_version=UNSIGNED if access.anonymous else None,
     )
     with credential_errors(access.profile):
+        region = access.region
         given = getattr(access.session, "boto_session", access.session)
         if access.profile is None and isinstance(given, boto3.Session) and not _is_async(given):
             core = given._session
+            region = region or given.region_name
         else:
             core = botocore.session.Session()
             profile = access.profile
@@ -310,7 +312,8 @@ def _client(access: Access) -> tuple[Any, str]:
             if profile is not None:
                 core.set_config_variable("profile", profile)
                 core.get_scoped_config()  # raises for an unknown profile
-        region = access.region or os.environ.get("AWS_REGION") or core.get_config_variable("region")
+        # AWS_REGION is what every AWS SDK but boto3 reads first.
+        region = region or os.environ.get("AWS_REGION") or core.get_config_variable("region")
         key_id = ""
         if not access.anonymous:
             credentials = core.get_credentials()

@@ -109,7 +109,12 @@ def test_of_an_output_that_was_begun_it_tells_what_is_left(tmp_path: Path, slow:
     sink = tmp_path / "out"
     options: dict[str, Any] = {"block_rows": 1_000, "chunk_rows": 500}
     asyncbatch.run(
-        str(tmp_path / "in.parquet"), str(sink), endpoint=slow.name, endpoint_url=slow.url, no_send="id", **options
+        str(tmp_path / "in.parquet"),
+        str(sink),
+        endpoint=slow.name,
+        endpoint_url=slow.url,
+        no_send="id",
+        **options,
     )
     sorted(sink.iterdir())[1].unlink()
     report = plan(tmp_path / "in.parquet", slow, sink=sink, **options)
@@ -119,12 +124,12 @@ def test_of_an_output_that_was_begun_it_tells_what_is_left(tmp_path: Path, slow:
     assert "resumes   3,000 rows were done before" in report.summary()
     with pytest.raises(OutputError, match=r"options\.keep"):
         plan(tmp_path / "in.parquet", slow, sink=sink, keep="none", **options)
-    assert plan(tmp_path / "in.parquet", slow, sink=sink, keep="none", overwrite=True, **options).rows_done == 0
+    assert (
+        plan(tmp_path / "in.parquet", slow, sink=sink, keep="none", overwrite=True, **options).rows_done == 0
+    )
 
 
-def test_a_shared_endpoint_is_pointed_out(
-    tmp_path: Path, serve: Callable[[ServeConfig], Background]
-) -> None:
+def test_a_shared_endpoint_is_pointed_out(tmp_path: Path, serve: Callable[[ServeConfig], Background]) -> None:
     shared = serve(ServeConfig(model="echo", variants=("blue", "green")))
     assert any("2 variants" in each for each in plan(tmp_path / "in.parquet", shared).advice)
     assert not any(

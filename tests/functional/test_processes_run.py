@@ -195,7 +195,7 @@ def test_a_signal_reaches_all_and_the_same_command_goes_on(
     assert holders(tmp_path) == {}
     assert not list((tmp_path / "out.asyncbatch" / "tmp").iterdir())
     assert 3 < len(parts(tmp_path)) < ROWS // 100
-    check_goes_on(tmp_path, table, holding(processes=2), start)
+    check_goes_on(tmp_path, table, holding(processes=1), start)
 
 
 @linux
@@ -215,7 +215,7 @@ def test_the_processes_die_with_their_parent(
     while any(alive(child) for child in children):
         assert time.monotonic() < until
         time.sleep(0.01)
-    check_goes_on(tmp_path, table, holding("--error-name", "hush", processes=2), start)
+    check_goes_on(tmp_path, table, holding("--error-name", "hush", processes=1), start)
 
 
 def alive(pid: int) -> bool:
@@ -238,7 +238,7 @@ def test_a_process_that_is_killed_fails_the_run_and_the_others_end(
     assert code == 1, said
     assert "the process of shard 1/3 was ended by SIGKILL" in said
     assert "the same command goes on" in said
-    check_goes_on(tmp_path, table, holding(processes=2), start)
+    check_goes_on(tmp_path, table, holding(processes=1), start)
 
 
 def can_be_process_1() -> bool:

@@ -35,6 +35,8 @@ from asyncbatch.errors import (
 from asyncbatch.model import BytesPayload, Failure, Payload, Reply
 from asyncbatch.observe.events import PartCommitted, RunPlanned, Warned
 from asyncbatch.pipeline import job as job_module
+from asyncbatch.pipeline.api import retry_job
+from asyncbatch.pipeline.retrying import make_retry_job, retry_to_sink
 from asyncbatch.server.background import Background
 from asyncbatch.sink.parts import PartsSink
 
@@ -54,6 +56,8 @@ class Endpoint:
     """Answers each row's first value; `answers[n]` decides about the n-th request instead."""
 
     answers: dict[int, Callable[[], Awaitable[Reply] | Reply]] = field(default_factory=dict)
+    poison: tuple[bytes, ...] = ()
+    """First values of rows that are refused."""
     latency_s: float = 0.0
     calls: int = 0
     in_flight: int = 0
@@ -88,6 +92,8 @@ class Endpoint:
         finally:
             self.in_flight -= 1
         lines = b"".join(payload.pieces).splitlines()
+        if any(line.split(b",")[0] in self.poison for line in lines):
+            raise InvocationError(Failure(status=400, message="no"))
         return Reply(body=b"\n".join(line.split(b",")[0] for line in lines), content_type="text/csv")
 
 
@@ -271,6 +277,89 @@ def test_a_run_cancelled_at_any_await_leaves_nothing_and_goes_on(
         cut = every_step(job, native=native, check=check)
     assert cut > 30
     assert partly > 0
+
+
+@pytest.mark.parametrize(
+    ("sink", "options"),
+    [("out.parquet", {}), ("out", {"file_size": 10**6})],
+    ids=["a single file", "joined parts"],
+)
+def test_publishing_cancelled_at_any_await_leaves_nothing_and_goes_on(
+    sink: str, options: dict[str, Any], tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    out, state = tmp_path / sink, tmp_path / f"{sink}.asyncbatch"
+
+    async def job() -> None:
+        await asyncbatch.arun(str(tmp_path / "in.parquet"), str(out), **OPTIONS | options)
+
+    parts = tmp_path / "parts"
+    asyncbatch.run(str(tmp_path / "in.parquet"), str(parts), **OPTIONS)
+
+    def check(caught: bool) -> None:
+        assert endpoint.in_flight == 0
+        assert endpoint.closed >= endpoint.opened
+        check_disk(out if out.is_dir() else state / "parts", table)
+        assert not list((state / "tmp").glob("*"))
+        assert not list(state.glob("lease/*"))
+        if not out.suffix or out.exists():
+            assert pq.read_table(out)["prediction"].to_pylist() == table["x"].to_pylist()
+        for path in (out, state):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        before()
+
+    def before() -> None:
+        """Every row is scored, and nothing is made of it yet."""
+        where = out if not out.suffix else state / "parts"
+        shutil.copytree(f"{parts}.asyncbatch", state)
+        shutil.copytree(parts, where)
+        for name in ("_SUCCESS", "manifest.json"):
+            (state / name).unlink()
+
+    before()
+    with nothing_left():
+        assert every_step(job, native=True, check=check) > 15
+
+
+@pytest.mark.parametrize("sink", ["out", "out.parquet"])
+def test_a_retry_cancelled_at_any_await_leaves_nothing_and_goes_on(
+    sink: str, tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    out, state = tmp_path / sink, tmp_path / f"{sink}.asyncbatch"
+    endpoint.poison = (b"7.5", b"41.5")
+    assert asyncbatch.run(str(tmp_path / "in.parquet"), str(out), **OPTIONS).exit_code == 3
+    endpoint.poison = ()
+    aside = tmp_path / "aside"
+    shutil.copytree(state, aside / state.name)
+    shutil.copytree(out, aside / out.name) if out.is_dir() else shutil.copy2(out, aside)
+    given = {"endpoint": OPTIONS["endpoint"], "chunk_rows": 5, "concurrency": 4}
+    checked = 0
+
+    async def job() -> None:
+        await retry_to_sink(make_retry_job(str(out), given), str(out))
+
+    def check(caught: bool) -> None:
+        nonlocal checked
+        checked += 1
+        assert endpoint.in_flight == 0
+        assert endpoint.closed >= endpoint.opened
+        assert not list((state / "tmp").glob("*"))
+        assert not list(state.glob("lease/*"))
+        found = pq.read_table(out)["prediction"].to_pylist()
+        assert all(
+            value == x or (value is None and x in (7.5, 41.5))
+            for value, x in zip(found, table["x"].to_pylist(), strict=True)
+        )
+        if not caught or checked % 4 == 0:
+            assert retry_job(str(out), given).exit_code == 0
+            assert pq.read_table(out)["prediction"].to_pylist() == table["x"].to_pylist()
+            assert not (state / "retry.json").exists()
+        for path in (out, state):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            there = aside / path.name
+            shutil.copytree(there, path) if there.is_dir() else shutil.copy2(there, path)
+
+    with nothing_left():
+        assert every_step(job, native=True, check=check) > 15
 
 
 @pytest.mark.parametrize("native", [False, True], ids=["scope", "task"])

@@ -1,6 +1,7 @@
 """Whole runs from and to buckets: readers, credentials, options, and what goes wrong."""
 
 import contextlib
+import functools
 import gzip
 import http.client
 import itertools
@@ -30,7 +31,7 @@ import pytest
 
 import asyncbatch
 from asyncbatch.errors import AsyncBatchError, ConfigError, InputError, OutputError, StoppedError
-from asyncbatch.pipeline.api import retry_job
+from asyncbatch.pipeline.api import plan_job, retry_job
 from asyncbatch.server.background import Background
 from asyncbatch.sink.status import output_status
 from asyncbatch.sink.verify import verify_output
@@ -129,6 +130,7 @@ def base(s3: emulators.Emulator, proxy: Proxy) -> str:
     return s3.make(f"box-{os.urandom(4).hex()}")
 
 
+@functools.cache
 def client_of(base: str) -> ObjectClient:
     uri = parse_uri(base + "/")
     assert uri is not None
@@ -562,6 +564,14 @@ def test_bad_names(
         run(echo, source.format(base=base), sink.format(base=base, tmp=tmp_path))
     assert caught.value.exit_code == 2
     assert caught.value.hint
+
+
+def test_plan_takes_uris_and_writes_nothing(base: str, echo: Background) -> None:
+    put(base, "in.parquet", parquet(TABLE))
+    options = {"endpoint": echo.invocations_url, "send": "x"}
+    report = plan_job(f"{base}/in.parquet", f"{base}/out/", options)
+    assert (report.rows, report.files) == (ROWS, 1)
+    assert [info.key for info in client_of(base).list("")] == ["in.parquet"]
 
 
 def test_what_another_wrote_is_left_alone(base: str, echo: Background) -> None:

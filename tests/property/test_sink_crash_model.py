@@ -30,7 +30,8 @@ NAMED = {scenario.name: scenario for scenario in SCENARIOS}
 
 @pytest.fixture
 def crashes(request: pytest.FixtureRequest) -> int:
-    return 1_000 if request.config.getoption("--slow", default=False) else 40
+    asked = request.config.getoption("--crashes")
+    return asked or (1_000 if request.config.getoption("--slow") else 40)
 
 
 @pytest.mark.timeout(600)

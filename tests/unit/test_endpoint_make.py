@@ -77,6 +77,12 @@ def test_malformed_names(endpoint: str, message: str, hint: str) -> None:
     assert not caught.value.message.endswith(".")
 
 
+@pytest.mark.parametrize("endpoint", ["http://h/", "HTTPS://h/", "python:m:f"])
+def test_a_transport_of_the_sdk_is_for_sagemaker(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="--transport aioboto3 is for SageMaker"):
+        make(endpoint=endpoint, transport="aioboto3")
+
+
 def test_no_endpoint_at_all() -> None:
     with pytest.raises(ConfigError, match="no endpoint is given"):
         make_endpoint(RunConfig())
