@@ -1,4 +1,4 @@
-"""The input as it was when the job was planned: files that appeared since wait for the next job."""
+"""The input as it was when the job was planned: its files, under their numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +19,12 @@ def as_planned(source: Source, planned: Sequence[InputFile]) -> Source:
     now = {file.path: file for file in source.files}
     files = tuple(replace(now[file.path], number=file.number) for file in planned)
     return source if files == tuple(source.files) else _PlannedSource(source, files)
+
+
+def later_files(source: Source, planned: Sequence[InputFile]) -> list[InputFile]:
+    """The files of `source` that are not among the planned ones, in their order."""
+    known = {file.path for file in planned}
+    return [file for file in source.files if file.path not in known]
 
 
 def with_rows(source: Source, rows: Mapping[int, int]) -> Source:

@@ -78,6 +78,7 @@ class Prepared:
             endpoint=dict(self.endpoint.identity),
             source=source_spec,
             min_rows=self.min_rows,
+            input_schema=self.source.schema,
         )
 
     def explained(self) -> list[str]:

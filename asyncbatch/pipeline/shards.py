@@ -118,7 +118,7 @@ def describe_shards(config: RunConfig, source: Source, *, block_rows: int) -> li
     lines = [said + (f", by {processes} processes" if processes > 1 else "")]
     unknown = [file for file in source.files if file.rows is None and file.path]
     if unknown:
-        lines.append("rows are counted first: text files are read once more, at about 1 GB/s")
+        lines.append("rows are counted first: text files are read once more, at 200 to 300 MB/s")
     if any(is_gzip(file.path) for file in unknown):
         lines.append(
             "gzip cannot be entered in the middle: each process reads through, and scores its own rows"

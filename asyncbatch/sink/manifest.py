@@ -12,7 +12,7 @@ from typing import Any
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import PartFooter, member_values, read_raw_footer
 from asyncbatch.sink.history import History, load_history
-from asyncbatch.sink.layout import ERRORS, MANIFEST
+from asyncbatch.sink.layout import ERRORS, MANIFEST, SUCCESS
 from asyncbatch.sink.parts import PartInfo, PartsSink
 from asyncbatch.sink.plan import Plan
 from asyncbatch.sink.rejects import read_rejects, write_rejects
@@ -195,6 +195,18 @@ def load_manifest(state: Store) -> Manifest | None:
         raise OutputError(
             f"{state.root}/{MANIFEST} is damaged", hint="remove it and run the same command again"
         ) from error
+
+
+def finished_manifest(state: Store, plan: Plan) -> Manifest | None:
+    """The manifest of a finished job; None if `_SUCCESS` is not there, or of an earlier generation than `plan`.
+
+    Raises:
+        OutputError: the manifest is damaged.
+    """
+    if state.stat(SUCCESS) is None:
+        return None
+    manifest = load_manifest(state)
+    return manifest if manifest is not None and manifest.generation >= plan.generation else None
 
 
 def parse_manifest(content: bytes) -> Manifest:

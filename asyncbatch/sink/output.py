@@ -20,7 +20,6 @@ from typing import Any, Self
 
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.filesize import join_parts, remove_replaced, require_folder
-from asyncbatch.sink.footer import read_part_footer
 from asyncbatch.sink.layout import (
     ERRORS,
     FILES,
@@ -48,11 +47,19 @@ from asyncbatch.sink.lease import (
     forget_dead,
     new_owner,
 )
-from asyncbatch.sink.manifest import Manifest, MissingRange, load_manifest, tiling, write_manifest
-from asyncbatch.sink.parts import PartsSink, is_invisible, list_parts
+from asyncbatch.sink.manifest import (
+    Manifest,
+    MissingRange,
+    finished_manifest,
+    load_manifest,
+    tiling,
+    write_manifest,
+)
+from asyncbatch.sink.ours import check_no_foreign, check_ours
+from asyncbatch.sink.parts import PartsSink, list_parts
 from asyncbatch.sink.places import check_places, open_places
 from asyncbatch.sink.plan import Plan, create_plan, load_plan, plan_differences
-from asyncbatch.sink.publish import allow_replacing, may_replace, publish
+from asyncbatch.sink.publish import allow_replacing, publish
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Entry, Store, read_bytes
 from asyncbatch.store.database.parts import TableParts
@@ -165,6 +172,27 @@ class Output:
         self._plan = there
         return there
 
+    def grow(self, plan: Plan) -> Plan:
+        """Write `plan`, the next generation of a finished job, whose further files are then to be done; the one
+        that holds, which is another process's if that was faster.
+
+        The plan's creation is the step that counts: whoever opens the output from then on finds it unfinished.
+
+        Raises:
+            OutputError: the output was begun anew by another process meanwhile.
+        """
+        there = create_plan(self._state, plan)
+        if there.job_id != plan.job_id:
+            raise OutputError(
+                f"another process has just planned {self._location.spec} anew",
+                hint="choose another output for one of them",
+            )
+        if finished_manifest(self._state, there) is None:
+            self._state.delete(SUCCESS)
+            self._state.delete(MANIFEST)
+        self._plan, self._sink, self._finished = there, None, False
+        return there
+
     def set_aside(self) -> None:
         """Of a table: keep the finished job's records under another name, so that the next job can begin.
 
@@ -191,7 +219,7 @@ class Output:
 
     def finished_by_others(self) -> bool:
         """Whether another shard has finished the job meanwhile: then parts that are not there were published."""
-        return self._take_finish is not None and self._state.stat(SUCCESS) is not None
+        return self._take_finish is not None and finished_manifest(self._state, self.sink.plan) is not None
 
     def finish(self, report: Mapping[str, Any]) -> Manifest | None:
         """Write the report; and if every row is in a part, the manifest, the single file and `_SUCCESS`.
@@ -210,8 +238,8 @@ class Output:
             return self._finish()
         except (FileNotFoundError, OutputError) as error:
             # Another shard may have seen the full tiling too, published, and removed the parts.
-            manifest = load_manifest(self._state)
-            if manifest is not None and self._state.stat(SUCCESS) is not None:
+            manifest = finished_manifest(self._state, self.sink.plan)
+            if manifest is not None:
                 return manifest
             if isinstance(error, OutputError):
                 raise
@@ -313,9 +341,14 @@ class Output:
         if self._location.kind == "folder":
             sink = PartsSink(plan=plan, parts=self._parts, state=self._state)
             parts = sink.committed()
-            if parts and not tiling(plan, parts, sink.file_rows()):
+            if (
+                parts
+                and not tiling(plan, parts, sink.file_rows())
+                and finished_manifest(self._state, plan) is not None
+            ):
                 return True
-            self._state.delete(SUCCESS, MANIFEST)  # a part was removed: its rows are scored again
+            # A part was removed: its rows are scored again; or a further generation was planned.
+            self._state.delete(SUCCESS, MANIFEST)
             return False
         there = self._target.stat(self._location.target.name)
         if there is None or there.size_bytes != success.get("target_bytes"):
@@ -382,9 +415,9 @@ def open_sink(
     state, parts, target = places.state, places.parts, places.target
     with places.looked_at():
         if not overwrite:
-            _check_ours(location, state, parts, target)
+            check_ours(location, state, parts, target)
         elif location.kind == "folder":
-            _foreign(location, parts, has_plan=bool(state.list("job-")))
+            check_no_foreign(location, parts, has_plan=bool(state.list("job-")))
 
     def take_lease() -> Lease:
         return acquire(state, owner=owner, shard=shard)
@@ -454,41 +487,3 @@ def check_schema(plan: Plan) -> None:
                 f"column {column.name!r} of type {column.type} cannot be written as Parquet",
                 hint=f"leave it out: --keep with the other columns, without {column.name}",
             ) from error
-
-
-def _check_ours(location: SinkLocation, state: Store, parts: Store, target: Store) -> None:
-    planned = load_plan(state) is not None
-    if location.kind == "folder":
-        _foreign(location, parts, has_plan=planned)
-        found = list_parts(parts)
-        if found and not planned:
-            raise OutputError(
-                f"{location.spec} holds parts of an earlier run, but its state {state.root} is gone",
-                hint="choose another output, or --overwrite to start anew",
-            )
-        return
-    there = target.stat(location.target.name)
-    if there is None or may_replace(state, there) or state.stat(MANIFEST) is not None:
-        return  # after the manifest it is our own, or publishing tells
-    raise OutputError(
-        f"{location.spec} exists" + (" and was not written by this job" if planned else ""),
-        hint="choose another output, or --overwrite to replace it when the new one is complete",
-    )
-
-
-def _foreign(location: SinkLocation, parts: Store, *, has_plan: bool) -> None:
-    """Refuse a folder that holds what asyncbatch did not write; with `--overwrite` too."""
-    for entry in parts.list():
-        if is_invisible(entry.name):
-            continue
-        named = parse_part_name(entry.name) is not None
-        if named and not has_plan:
-            try:
-                read_part_footer(parts, entry.name)
-            except (OutputError, FileNotFoundError):
-                named = False
-        if not named:
-            raise OutputError(
-                f"{location.spec} holds {entry.name}, which asyncbatch did not write",
-                hint="choose another output, or move that file; --overwrite removes only what is ours",
-            )

@@ -103,7 +103,7 @@ class PartsSink:
         rejects_file = self._write_rejects(block, rejects)
         footer = PartFooter(
             job_id=self._plan.job_id,
-            config_hash=self._plan.config_hash,
+            config_hash=self._plan.config_hash_of(block.file),
             block=block,
             rows_out=table.num_rows,
             rejects=len(rejects),
@@ -158,7 +158,7 @@ class PartsSink:
         """A part without rows, so that an output without rows can be read and has its columns."""
         footer = PartFooter(
             job_id=self._plan.job_id,
-            config_hash=self._plan.config_hash,
+            config_hash=self._plan.config_hash_of(0),
             block=Block(file=0, start=0, stop=0),
             rows_out=0,
             rejects=0,
@@ -298,7 +298,7 @@ class PartsSink:
                 f"{self._parts.root}/{name} belongs to another job",
                 hint="choose another output, or --overwrite",
             )
-        if footer.config_hash != self._plan.config_hash:
+        if footer.config_hash != self._plan.config_hash_of(footer.block.file):
             raise OutputError(
                 f"{self._parts.root}/{name} was written with other options",
                 hint="choose another output, or --overwrite",

@@ -1,7 +1,8 @@
 """The plan of a job: what was decided once, and what every later process of the job goes by.
 
 It is written once, by exclusive creation, and never changed. When the same command is given again, what it
-says now is compared with it field by field.
+says now is compared with it field by field. Files that appeared when the job was finished are a further generation of
+the plan: a file of its own, which lists the old files and the new.
 """
 
 import base64
@@ -9,7 +10,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ class Plan:
     """As given on the command line."""
     min_rows: int = 1
     """Rows of the smallest request that the endpoint can answer."""
+    input_schema: "pa.Schema | None" = None
+    """Of the input, partition columns included; None in plans of the first releases."""
+    listed: tuple[int, ...] = ()
+    """How many files the first, second … generation had; empty for a first one."""
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     generation: int = 1
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -52,15 +57,44 @@ class Plan:
 
     @cached_property
     def config_hash(self) -> str:
-        """16 hexadecimal digits over all that decides what a part holds; in every part's footer."""
-        decisive = {
-            "block_rows": self.block_rows,
-            "schema": _schema_text(self.schema),
-            "reply": self.reply,
-            "options": self.options,
-            "files": [[file.path, dict(file.fingerprint)] for file in self.files],
-        }
-        return hashlib.sha256(_canonical(decisive)).hexdigest()[:16]
+        """16 hexadecimal digits over all that decides what the parts hold."""
+        return self._hash(len(self.files))
+
+    def config_hash_of(self, file: int) -> str:
+        """What is in the footers of the parts of file number `file`: the hash of the generation that listed it first.
+
+        So parts stay ours when a later generation lists further files.
+        """
+        return self._hash(next((count for count in self.listed if file < count), len(self.files)))
+
+    @cached_property
+    def _hashes(self) -> dict[int, str]:
+        return {}
+
+    def _hash(self, files: int) -> str:
+        if files not in self._hashes:
+            decisive = {
+                "block_rows": self.block_rows,
+                "schema": _schema_text(self.schema),
+                "reply": self.reply,
+                "options": self.options,
+                "files": [[file.path, dict(file.fingerprint)] for file in self.files[:files]],
+            }
+            self._hashes[files] = hashlib.sha256(_canonical(decisive)).hexdigest()[:16]
+        return self._hashes[files]
+
+    def grown(self, files: Sequence[InputFile]) -> "Plan":
+        """The next generation: `files`, which are not listed yet, follow under the next numbers; all else is as it is."""
+        count = len(self.files)
+        added = [replace(file, number=count + index) for index, file in enumerate(files)]
+        return replace(
+            self,
+            files=(*self.files, *added),
+            listed=(*(self.listed or (count,)), count + len(added)),
+            generation=self.generation + 1,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            asyncbatch_version=__version__,
+        )
 
     @property
     def limit(self) -> int | None:
@@ -150,6 +184,8 @@ def plan_to_json(plan: Plan) -> bytes:
         "min_rows": plan.min_rows,
         "columns": [f"{each.name}: {each.type}" for each in plan.schema],
         "schema": _schema_text(plan.schema),
+        "input_schema": None if plan.input_schema is None else _schema_text(plan.input_schema),
+        "listed": list(plan.listed),
         "reply": plan.reply,
         "options": plan.options,
         "endpoint": plan.endpoint,
@@ -175,7 +211,9 @@ def plan_from_json(content: bytes, *, where: str) -> Plan:
             files=tuple(_file_from_json(each) for each in values["files"]),
             block_rows=int(values["block_rows"]),
             min_rows=int(values["min_rows"]),
-            schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["schema"]))),
+            schema=_schema(values["schema"]),
+            input_schema=_schema(values["input_schema"]) if values.get("input_schema") else None,
+            listed=tuple(int(count) for count in values.get("listed", ())),
             reply=values["reply"],
             options=values["options"],
             endpoint=values["endpoint"],
@@ -277,6 +315,12 @@ def _canonical(value: object) -> bytes:
 
 def _schema_text(schema: "pa.Schema") -> str:
     return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode()
+
+
+def _schema(text: str) -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def _file_to_json(file: InputFile) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from asyncbatch.control.sharding import row_ranges, rows_within
 from asyncbatch.model import Block
 from asyncbatch.sink.existing import Existing, open_existing
-from asyncbatch.sink.layout import REJECTS, REPORT, RETRY, SUCCESS, parse_part_name
+from asyncbatch.sink.layout import REJECTS, REPORT, RETRY, parse_part_name
 from asyncbatch.sink.lease import Holder, Machine, holders, leased_shard
-from asyncbatch.sink.manifest import MissingRange, load_manifest, tiling
+from asyncbatch.sink.manifest import MissingRange, finished_manifest, tiling
 from asyncbatch.sink.pace import pace
 from asyncbatch.sink.parts import PartInfo, list_parts
 from asyncbatch.sink.plan import Plan
@@ -93,8 +93,8 @@ def output_status(
     plan = existing.plan
     parts = list_parts(existing.parts)
     file_rows = existing.parts_sink().file_rows()
-    manifest = load_manifest(existing.state)
-    finished = existing.state.stat(SUCCESS) is not None and manifest is not None
+    manifest = finished_manifest(existing.state, plan)
+    finished = manifest is not None
     done = sum(part.block.rows for part in parts)
     size = sum(part.size_bytes for part in parts)
     count = len(parts)

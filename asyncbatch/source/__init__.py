@@ -1,17 +1,31 @@
 """The input: files, folders, globs and anything that speaks Arrow, read as blocks of rows."""
 
 import os
+from dataclasses import dataclass
 
 from asyncbatch.config import InputConfig
 from asyncbatch.protocols import Source
 from asyncbatch.source.columns import Selection, select_columns
 from asyncbatch.store.access import Access
 
-__all__ = ["Selection", "open_source", "select_columns"]
+__all__ = ["Earlier", "Selection", "open_source", "select_columns"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What a job has settled about its input before, by path."""
+
+    listed: frozenset[str]
+    """Files of the job; `--settle` leaves none of them out."""
+    first: frozenset[str]
+    """Those of its first plan: types of text columns are inferred from them alone."""
 
 
 def open_source(
-    spec: str | os.PathLike[str] | object, config: InputConfig, access: Access | None = None
+    spec: str | os.PathLike[str] | object,
+    config: InputConfig,
+    access: Access | None = None,
+    earlier: Earlier | None = None,
 ) -> Source:
     """Open an input: list its files, read its columns, fix their types.
 
@@ -20,6 +34,7 @@ def open_source(
             `__arrow_c_stream__` (pyarrow, pandas, polars, DuckDB), or an iterable of record batches.
         config: the options under which it is read.
         access: to an object store.
+        earlier: of a job that is gone on with.
 
     Raises:
         InputError: missing, empty, damaged, of mixed formats, or with columns that differ between files.
@@ -27,5 +42,5 @@ def open_source(
     from asyncbatch.source.open import open_files, open_memory
 
     if isinstance(spec, (str, os.PathLike)):
-        return open_files(os.fspath(spec), config, access or Access())
+        return open_files(os.fspath(spec), config, access or Access(), earlier)
     return open_memory(spec, config)

@@ -113,7 +113,7 @@ class OpenedSource:
     def block_ends(
         self, file: InputFile, *, block_rows: int, max_rows: int | None = None
     ) -> Iterator[tuple[int, int | None]]:
-        """See `asyncbatch.protocols.FindsBlocks`. Text is searched for row ends only, at about 1 GB/s."""
+        """See `asyncbatch.protocols.FindsBlocks`. Text is searched for row ends only, in about half the time of reading it."""
         if not isinstance(self._reader, CountsRows):
             for block in self.blocks(file, columns=self._own[:1], block_rows=block_rows, max_rows=max_rows):
                 yield block.block.stop, block.end_offset

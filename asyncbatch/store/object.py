@@ -128,7 +128,14 @@ class ObjectStore:
     def open(self, name: str) -> BinaryIO:
         key = self._prefix + name
         doing = f"reading {self._client.place}/{key}"
-        tail, info = self._persist(lambda: self._client.tail(key, _TAIL_BYTES), doing)
+
+        def end() -> tuple[bytes, ObjectInfo]:
+            try:
+                return self._client.tail(key, _TAIL_BYTES)
+            except ConditionFailedError as error:  # replaced between two requests
+                raise UnavailableError(error.message) from error
+
+        tail, info = self._persist(end, doing)
 
         def read(start: int, stop: int) -> bytes:
             try:

@@ -40,12 +40,14 @@ def chunk_segments(
 
     Args:
         groups: of each row group the column chunks that are read.
-        held: bytes that the reader may hold; the steps of all columns of a group fit into a quarter of it.
+        held: bytes that the reader may hold; a group that fits into half of it is not cut for their sake, and of
+            one that does not the steps of all columns fit into a quarter.
         most: of one request.
     """
     segments: list[Range] = []
     for chunks in groups:
-        step = max(_LEAST_BYTES, min(most, held // (4 * max(1, len(chunks)))))
+        whole = sum(each.stop - each.start for each in chunks) <= held // 2
+        step = most if whole else max(_LEAST_BYTES, min(most, held // (4 * max(1, len(chunks)))))
         placed: list[tuple[float, Range]] = []
         run: Range | None = None
         for chunk in sorted(chunks, key=lambda each: each.start):
@@ -182,8 +184,8 @@ class RangedFile(io.RawIOBase):
             raise
 
     def _read_ahead(self, number: int) -> None:
-        """Ask for what follows, as far as three quarters of what may be held; the rest is what is in use."""
-        budget = self._held * 3 // 4
+        """Ask for what follows, as far as half of what may be held; the other half is what is in use."""
+        budget = self._held // 2
         for following in range(number + 1, len(self._segments)):
             segment = self._segments[following]
             budget -= segment.stop - segment.start

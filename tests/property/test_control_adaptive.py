@@ -195,3 +195,19 @@ def test_fixed_bounds_are_the_fixed_controller() -> None:
     drive(adaptive, clock, seconds=60, answer=lambda rows: (Outcome.SUCCESS, 0.1), slots=8)
     assert adaptive.next_chunk() == fixed.next_chunk()
     assert adaptive.concurrency() == fixed.concurrency()
+
+
+@settings(max_examples=6, deadline=None)
+@given(most=st.integers(1, 5000))
+def test_a_storm_of_413_is_over_after_a_handful_and_chunks_stay_near_the_cap(most: int) -> None:
+    refused = [0]
+
+    def answer(rows: int) -> tuple[Outcome, float]:
+        refused[0] += rows > most
+        return (Outcome.TOO_LARGE, 0.02) if rows > most else (Outcome.SUCCESS, 0.05 + 0.001 * rows)
+
+    clock = Clock()
+    controller = AdaptiveController(clock=clock, rng=random.Random(1))
+    drive(controller, clock, seconds=60, answer=answer, slots=8)
+    assert refused[0] <= 20
+    assert 1 <= controller.next_chunk().rows <= most

@@ -36,7 +36,7 @@ def tortured(torturing: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize(("way", "source", "sink", "kills"), JOBS)
-def test_a_killed_job_ends_with_every_row_once(
+def test_a_killed_run_ends_with_every_row_once(
     way: str, source: str, sink: str, kills: int, torturing: Any, tortured: tuple[Any, Any]
 ) -> None:
     """One process, shards of which one or all are killed, and `--processes`; then a retry that is killed too."""
