@@ -93,6 +93,16 @@ class FindsBlocks(Protocol):
 
 
 @runtime_checkable
+class LeavesOut(Protocol):
+    """A source that has passed over files which later runs will take."""
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Their paths: they were changed too shortly ago (`--settle`)."""
+        ...
+
+
+@runtime_checkable
 class EncodedBlock(Protocol):
     """The sendable rows of one block, encoded once; bodies for any row range are cut from it."""
 

@@ -74,6 +74,8 @@ FIGURES = {"demo": demo, "flights": flights, "rivals": rivals}
 def filled(text: str) -> str:
     for name, make in FIGURES.items():
         begin, end = f"<!-- figures: {name} -->", "<!-- end figures -->"
+        if begin not in text:
+            continue
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
         result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())

@@ -344,7 +344,7 @@ class _Group:
         if self._config.output.report is not None:
             write_report(report, self._config.output.report)
         if any(child.planned is not None for child in self._children):
-            _keep(report, self._sink)
+            _keep(report, self._config, self._sink)
         self._emit(RunFinished(report=report))
         if error is not None:
             raise error
@@ -378,8 +378,9 @@ class _Group:
         )
 
 
-def _keep(report: RunReport, sink: str) -> None:
+def _keep(report: RunReport, config: RunConfig, sink: str) -> None:
     """Put the joined report in the place of the last shard's."""
+    from asyncbatch.pipeline.storage import sink_access
     from asyncbatch.sink.existing import open_existing
     from asyncbatch.sink.layout import REPORT
 
@@ -387,7 +388,9 @@ def _keep(report: RunReport, sink: str) -> None:
     with contextlib.suppress(
         AsyncBatchError
     ):  # what kept it from being written has ended the run, and is told
-        open_existing(sink).state.replace(REPORT, lambda file: file.write(content))
+        open_existing(sink, access=sink_access(config)).state.replace(
+            REPORT, lambda file: file.write(content)
+        )
 
 
 def _status(code: int, reports: Sequence[RunReport]) -> Status:

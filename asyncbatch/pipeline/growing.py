@@ -6,6 +6,7 @@ so they stay what they were.
 """
 
 from contextlib import AsyncExitStack
+
 import anyio.to_thread
 
 from asyncbatch.config import RunConfig
@@ -72,7 +73,9 @@ async def with_later_files(job: Job, output: Output, source: Source) -> Plan:
         return planned
     appeared = f"{text.plural(len(later), 'file')} appeared since the job was planned"
     if planned.limit is not None:
-        job.emit(Warned(message=f"{appeared}, and {'are' if len(later) > 1 else 'is'} not looked at: --limit"))
+        job.emit(
+            Warned(message=f"{appeared}, and {'are' if len(later) > 1 else 'is'} not looked at: --limit")
+        )
         return planned
     if not output.finished:
         job.emit(Warned(message=f"{appeared}: the same command scores them when this run is done"))
@@ -101,4 +104,3 @@ def _same_columns(config: RunConfig, planned: Plan) -> bool:
         list(planned.options.get(name) or ()) == list(getattr(config.input, name) or ())
         for name in ("send", "no_send")
     )
-

@@ -106,7 +106,11 @@ class Invoker:
             if rows != work.rows:
                 columns = tuple(values[: work.rows] for values in columns)
             return Answer(
-                columns=columns, variant=reply.variant, sample=sample, received_s=received_s, times=reply.times
+                columns=columns,
+                variant=reply.variant,
+                sample=sample,
+                received_s=received_s,
+                times=reply.times,
             )
         verdict = _unreadable() if failure.error_name == _UNREADABLE else classify(failure)
         note = None

@@ -13,6 +13,7 @@ import anyio.to_thread
 from asyncbatch.config import RunConfig
 from asyncbatch.endpoint import make_endpoint
 from asyncbatch.errors import AsyncBatchError, ConfigError, StoppedError
+from asyncbatch.observe import text
 from asyncbatch.observe.events import Event, Explained, RunPlanned, Warned
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.observe.report import DecisionMade, RunReport, Status, done_status, make_report
@@ -25,9 +26,9 @@ from asyncbatch.pipeline.running import RunTools
 from asyncbatch.pipeline.shards import own_share, shard_of
 from asyncbatch.pipeline.signals import stop_on_signals
 from asyncbatch.pipeline.storage import sink_access, source_access
-from asyncbatch.protocols import Advises, Controller, Decides, Endpoint, Explains, RunHook, Source
+from asyncbatch.protocols import Advises, Controller, Decides, Endpoint, Explains, LeavesOut, RunHook, Source
 from asyncbatch.sink import Plan
-from asyncbatch.source import open_source
+from asyncbatch.source import Earlier, open_source
 from asyncbatch.store.access import Access
 from asyncbatch.store.uri import shown
 
@@ -97,9 +98,10 @@ class Job:
             )
         # In a thread: it imports its client library, which takes up to 200 ms.
         endpoint = await anyio.to_thread.run_sync(lambda: make_endpoint(self.config, session=self._session))
-        access = source_access(self.config, self._session)
-        source = await anyio.to_thread.run_sync(open_source, self._raw_source, self.config.input, access)
-        stack.callback(source.close)
+        source = await self.open_source(stack)
+        if isinstance(source, LeavesOut) and source.left_out:
+            files = text.plural(len(source.left_out), "file")
+            self.emit(Warned(message=f"{files} left for a later run: younger than --settle"))
         stack.push_async_callback(_close, endpoint)
         await endpoint.open(concurrency=concurrency_ceiling(self.config))
         if isinstance(endpoint, Advises):
@@ -109,6 +111,15 @@ class Job:
             for message in endpoint.decided:
                 self.emit(Explained(message=message))
         return source, endpoint
+
+    async def open_source(self, stack: AsyncExitStack, earlier: Earlier | None = None) -> Source:
+        """Open the source, closed with `stack`; `earlier` is what a job that is gone on with has settled about it."""
+        access = source_access(self.config, self._session)
+        source = await anyio.to_thread.run_sync(
+            open_source, self._raw_source, self.config.input, access, earlier
+        )
+        stack.callback(source.close)
+        return source
 
     async def prepare(
         self,

@@ -14,6 +14,7 @@ from asyncbatch.observe.events import RunFinished
 from asyncbatch.observe.report import RunReport
 from asyncbatch.observe.report_file import write_report
 from asyncbatch.pipeline.groups import flattened
+from asyncbatch.pipeline.growing import as_first_read
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.leasing import holding, when_free
 from asyncbatch.pipeline.planned import as_planned
@@ -111,6 +112,7 @@ async def _retry(job: Job, spec: str) -> RunReport:
             job.tools.metrics.planned(rows_total=total, rows_resumed=total)
             return job.done()
         source, endpoint = await job.open(stack)
+        source = await as_first_read(job, stack, source, retry.plan)
         history = await anyio.to_thread.run_sync(load_history, retry.state)
         check_resumable(retry.plan, job.config, source, endpoint, spec, history=history)
         source = as_planned(source, retry.plan.files)

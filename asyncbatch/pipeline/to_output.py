@@ -14,6 +14,7 @@ from asyncbatch.observe.report_file import write_report
 from asyncbatch.pipeline.accepting import Accepted, check_same_table
 from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.groups import flattened
+from asyncbatch.pipeline.growing import as_first_read, check_columns, with_later_files
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.leasing import holding, taken_over, when_free
 from asyncbatch.pipeline.partitioned import check_partitioned_sink
@@ -33,7 +34,7 @@ from asyncbatch.pipeline.watching import ModelWatch
 from asyncbatch.protocols import Endpoint, Source
 from asyncbatch.sink import Output, locate, open_sink
 from asyncbatch.sink.history import load_history, note_accepted
-from asyncbatch.sink.lease import lease_name
+from asyncbatch.sink.lease import WHOLE, lease_name
 from asyncbatch.sink.manifest import Manifest
 from asyncbatch.sink.stream import ReaderGoneError
 
@@ -50,7 +51,8 @@ async def run_to_sink(job: Job, sink: str) -> RunReport:
     try:
         refuse_processes(job.config)
         location = locate(sink, format=job.config.output.format)
-        shard = lease_name(job.config.speed.shard)
+        # Starting anew needs the output for itself alone.
+        shard = WHOLE if job.config.failure.overwrite else lease_name(job.config.speed.shard)
         report = await job.attended(
             lambda: (
                 to_stream(job)
@@ -103,8 +105,11 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         accepted: Accepted = []
         if planned is not None:
             job.job_id = planned.job_id
+            source = await as_first_read(job, stack, source, planned)
             history = await anyio.to_thread.run_sync(load_history, output.state)
             accepted = check_resumable(planned, config, source, endpoint, location.spec, history=history)
+            check_columns(config, source, planned)
+            planned = await with_later_files(job, output, source)
             source = as_planned(source, planned.files)
             if output.finished:
                 rows = await anyio.to_thread.run_sync(output.finished_rows)
@@ -117,9 +122,8 @@ async def _to_output(job: Job, sink: str) -> RunReport:
             expected_bytes = _expected_bytes(prepared, config.input.limit)
             mine = plan
             plan = await anyio.to_thread.run_sync(lambda: output.start(mine, expected_bytes=expected_bytes))
-            if (
-                plan.job_id != mine.job_id
-            ):  # another shard was faster, and has measured other block rows perhaps
+            if plan.job_id != mine.job_id:
+                # Another shard was faster, and has perhaps measured other block rows.
                 check_resumable(plan, config, source, endpoint, location.spec)
                 source = as_planned(source, plan.files)
                 prepared = await job.prepare(source, endpoint, plan)

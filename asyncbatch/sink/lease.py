@@ -175,6 +175,7 @@ def acquire(
     *,
     owner: str,
     shard: str = WHOLE,
+    alone: bool = False,
     machine: Machine | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Lease:
@@ -185,6 +186,7 @@ def acquire(
     Args:
         store: the state folder.
         owner: marks this process's unfinished files.
+        alone: no other shard may be at work either.
 
     Raises:
         BusyError: a live process holds it; the message names it.
@@ -198,7 +200,7 @@ def acquire(
         if holder.owner == owner:
             continue
         (alive if lives else dead).add(holder.owner)
-        if lives and _excludes(shard, other):
+        if lives and (alone or _excludes(shard, other)):
             raise _held(store, holder)
         if not lives and other != shard and _excludes(shard, other):
             store.delete(_name(other))  # so that it learns, should it come back

@@ -420,7 +420,7 @@ def open_sink(
             check_no_foreign(location, parts, has_plan=bool(state.list("job-")))
 
     def take_lease() -> Lease:
-        return acquire(state, owner=owner, shard=shard)
+        return acquire(state, owner=owner, shard=shard, alone=overwrite)
 
     lease = None
     if places.begun():

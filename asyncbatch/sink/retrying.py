@@ -210,9 +210,7 @@ class Retry:
         parts = self._existing.parts
         there = parts.stat(part.name)
         if not footer.members:
-            parts.replace(
-                part.name, lambda file: _copy(self._retried(), part.name, file), expected=there
-            )
+            parts.replace(part.name, lambda file: _copy(self._retried(), part.name, file), expected=there)
             return
         pieces, members = self._spliced(parts, part.name, footer.blocks, fresh)
         values = join_footers(members).key_values()

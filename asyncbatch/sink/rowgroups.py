@@ -313,7 +313,9 @@ class RowGroupWriter:
         """Within the kernel where that is possible, else in chunks."""
         end = start + size
         if sys.platform == "linux" and (descriptors := _descriptors(source.file, self.file)) is not None:
-            head = source.read(start, min(-start % _PAGE, size))  # blocks are shared from their beginning only
+            head = source.read(
+                start, min(-start % _PAGE, size)
+            )  # blocks are shared from their beginning only
             self._write(head)
             start += len(head)
             self.file.flush()

@@ -1,24 +1,14 @@
 """The input: files, folders, globs and anything that speaks Arrow, read as blocks of rows."""
 
 import os
-from dataclasses import dataclass
 
 from asyncbatch.config import InputConfig
 from asyncbatch.protocols import Source
 from asyncbatch.source.columns import Selection, select_columns
+from asyncbatch.source.earlier import Earlier
 from asyncbatch.store.access import Access
 
 __all__ = ["Earlier", "Selection", "open_source", "select_columns"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Earlier:
-    """What a job has settled about its input before, by path."""
-
-    listed: frozenset[str]
-    """Files of the job; `--settle` leaves none of them out."""
-    first: frozenset[str]
-    """Those of its first plan: types of text columns are inferred from them alone."""
 
 
 def open_source(

@@ -58,7 +58,11 @@ def open_csv(
         raise
     given = given_types(config.types, names)
     inferred = [name for name in names if name in selection.send and name not in given]
-    types = dict.fromkeys(names, pa.string()) | given | dialect.infer(list(texts.values()), inferred)
+    types = (
+        dict.fromkeys(names, pa.string())
+        | given
+        | dialect.infer([texts[each.path] for each in found if not each.later], inferred)
+    )
     files = []
     for number, each in enumerate(found):
         fingerprint = where.fingerprint(each.path)

@@ -58,10 +58,11 @@ def open_jsonlines(
                 partitions=each.partitions,
             )
         )
+    telling = [file for file, each in zip(files, found, strict=True) if not each.later]
     sampled = [
         value
-        for number in spread(len(files), SAMPLED_FILES)
-        for value in _sampled(texts[files[number].path], files[number].size_bytes)
+        for number in spread(len(telling), SAMPLED_FILES)
+        for value in _sampled(texts[telling[number].path], telling[number].size_bytes)
     ]
     if files and not sampled and not config.allow_empty:
         raise InputError(

@@ -1,6 +1,7 @@
 """From what a user names to an opened source."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from asyncbatch.config import InputConfig
@@ -10,6 +11,7 @@ from asyncbatch.source import opening
 from asyncbatch.source.arrow import open_arrow
 from asyncbatch.source.csv import open_csv
 from asyncbatch.source.database import open_database
+from asyncbatch.source.earlier import Earlier
 from asyncbatch.source.formats import TITLES, Format, one_format
 from asyncbatch.source.jsonlines import open_jsonlines
 from asyncbatch.source.memory import open_arrow_data
@@ -29,7 +31,7 @@ _OPEN: dict[Format, Callable[[Sequence[FoundFile], InputConfig, opening.Files], 
 }
 
 
-def open_files(spec: str, config: InputConfig, access: Access) -> OpenedSource:
+def open_files(spec: str, config: InputConfig, access: Access, earlier: Earlier | None) -> OpenedSource:
     """Open a file, folder, glob or URI. See `asyncbatch.source.open_source`."""
     if is_database(spec):
         return open_database(spec, config)
@@ -37,8 +39,46 @@ def open_files(spec: str, config: InputConfig, access: Access) -> OpenedSource:
     if scheme_of(spec) in ("", "file"):
         files = find_files(spec, allow_empty=config.allow_empty)
         listed = Path(opening.local_path(spec)).is_dir()
+        several = listed or not Path(opening.local_path(spec)).is_file()
     else:
         where, files, listed = find_remote(spec, access, allow_empty=config.allow_empty)
+        several = listed
+    young = too_young(files, where, config.settle, earlier) if several and config.settle else set()
+    if young and len(young) == len(files):
+        raise InputError(
+            f"every file of {spec} is younger than --settle {config.settle:g}s",
+            hint="the same command reads them when they are older",
+        )
+    opened = _opened(
+        seen_first([each for each in files if each.path not in young], earlier), where, listed, config
+    )
+    opened.left_out = tuple(sorted(young))
+    return opened
+
+
+def too_young(
+    files: Sequence[FoundFile], where: opening.Files, settle_s: float, earlier: Earlier | None
+) -> set[str]:
+    """The files that somebody may still be writing: changed less than `settle_s` ago. Those of the job stay."""
+    listed = earlier.listed if earlier is not None else frozenset()
+    found = set()
+    for each in files:
+        age_s = where.stat(each.path).age_s if each.path not in listed else None
+        if age_s is not None and age_s < settle_s:
+            found.add(each.path)
+    return found
+
+
+def seen_first(files: Sequence[FoundFile], earlier: Earlier | None) -> list[FoundFile]:
+    """`files`, with those marked that have no say in types; none if no other is left."""
+    if earlier is None or not any(each.path in earlier.first for each in files):
+        return list(files)
+    return [replace(each, later=each.path not in earlier.first) for each in files]
+
+
+def _opened(
+    files: Sequence[FoundFile], where: opening.Files, listed: bool, config: InputConfig
+) -> OpenedSource:
     found = []
     for each in files:
         if where.stat(each.path).size_bytes:

@@ -60,6 +60,8 @@ class OpenedSource:
         self._files = tuple(files)
         self._reader = reader
         self._resumable = resumable
+        self.left_out: Sequence[str] = ()
+        """Files that `--settle` leaves for a later run; set by whoever lists them."""
 
     @property
     def schema(self) -> pa.Schema:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ class FileStat:
 
     size_bytes: int
     mtime_ns: int
+    age_s: float | None = None
+    """How long ago it was written, by the clock of where it is; None where that is not told."""
 
 
 class Files(Protocol):
@@ -121,7 +124,7 @@ def stat(path: str) -> FileStat:
     """
     with reading(path):
         found = Path(path).stat()
-    return FileStat(size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+    return FileStat(size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, age_s=time.time() - found.st_mtime)
 
 
 def open_binary(path: str, *, compressed: bool = False, offset: int = 0) -> IO[bytes]:

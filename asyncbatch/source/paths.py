@@ -23,6 +23,8 @@ class FoundFile:
 
     path: str
     partitions: Mapping[str, str] = field(default_factory=dict)
+    later: bool = False
+    """It appeared after the job was planned, so types are not inferred from it."""
 
 
 def find_files(spec: str, *, allow_empty: bool) -> list[FoundFile]:

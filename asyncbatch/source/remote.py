@@ -128,7 +128,8 @@ class RemoteFiles:
         self._head: tuple[str, bytes] = ("", b"")
 
     def stat(self, path: str) -> FileStat:
-        return FileStat(size_bytes=self._info(path).size_bytes, mtime_ns=0)
+        info = self._info(path)
+        return FileStat(size_bytes=info.size_bytes, mtime_ns=0, age_s=info.age_s)
 
     def fingerprint(self, path: str) -> dict[str, str | int]:
         info = self._info(path)

@@ -5,6 +5,7 @@ Conditions: https://learn.microsoft.com/rest/api/storageservices/specifying-cond
 
 import base64
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -119,7 +120,13 @@ class AzureClient:
         with self._errors("listing", prefix):
             for blob in self._container.list_blobs(name_starts_with=prefix):
                 etag = blob.etag.strip('"')
-                yield ObjectInfo(key=blob.name, size_bytes=int(blob.size), version=etag, token=f'"{etag}"')
+                yield ObjectInfo(
+                    key=blob.name,
+                    size_bytes=int(blob.size),
+                    version=etag,
+                    token=f'"{etag}"',
+                    age_s=time.time() - blob.last_modified.timestamp(),
+                )
 
     def delete(self, keys: Sequence[str]) -> None:
         if len(keys) == 1:

@@ -6,7 +6,7 @@ object, and to StorageError, as one sentence, where asking again is no use.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from asyncbatch.errors import AsyncBatchError
@@ -46,6 +46,8 @@ class ObjectInfo:
     """What a `Condition` names: ETag or generation."""
     attempt: str = ""
     """The mark of the call that wrote it. Empty in listings and for objects of others."""
+    age_s: float | None = field(default=None, compare=False)
+    """In listings, how long ago it was written, by the store's clock where it tells the time; None elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

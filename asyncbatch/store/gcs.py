@@ -3,6 +3,7 @@
 Conditions are generations: https://cloud.google.com/storage/docs/request-preconditions
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from asyncbatch.store.client import (
 from asyncbatch.store.pieces import PIECE_BYTES
 
 _TIMEOUT_S = 60.0
-_FIELDS = "items(name,size,generation),nextPageToken"
+_FIELDS = "items(name,size,generation,updated),nextPageToken"
 _BUSY_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
 _DELETES = 8
 
@@ -113,7 +114,11 @@ class GcsClient:
             ):
                 generation = str(blob.generation)
                 yield ObjectInfo(
-                    key=blob.name, size_bytes=int(blob.size), version=generation, token=generation
+                    key=blob.name,
+                    size_bytes=int(blob.size),
+                    version=generation,
+                    token=generation,
+                    age_s=None if blob.updated is None else time.time() - blob.updated.timestamp(),
                 )
 
     def delete(self, keys: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from asyncbatch.aws import credential_errors
@@ -124,12 +126,14 @@ class S3Client:
         with self._errors("listing", prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Prefix=prefix, **self._common)
             for page in pages:
+                now = _told_at(page)
                 for each in page.get("Contents", ()):
                     yield ObjectInfo(
                         key=each["Key"],
                         size_bytes=int(each["Size"]),
                         version=each["ETag"].strip('"'),
                         token=each["ETag"],
+                        age_s=(now - each["LastModified"]).total_seconds(),
                     )
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -349,6 +353,14 @@ def _info(key: str, reply: Any) -> ObjectInfo:
         token=str(reply["ETag"]),
         attempt=metadata.get(ATTEMPT, ""),
     )
+
+
+def _told_at(reply: Any) -> datetime:
+    """When the store answered, by its own clock."""
+    try:
+        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+    except (KeyError, ValueError):
+        return datetime.now(UTC)
 
 
 def _code(error: Any) -> str:

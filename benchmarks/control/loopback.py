@@ -5,8 +5,8 @@
 Each endpoint is simulated (`simulate.py`) and served by `asyncbatch serve` in a process of its own, with instances, routing, way,
 crowding, limits, memory errors and a schedule; there the whole of `asyncbatch.run` works against it, in another process. Times
 are 50 ms and more, so that neither client nor server is ever short of CPU. The score is the makespan of the best static setting,
-found in the simulator by exhaustive search, over the controller's, each in its own world. A run is ended after three times the
-best makespan; what it has done by then counts.
+found in the simulator by exhaustive search, over the controller's, each in its own world. A run is ended after two and a half
+times the best makespan; what it has done by then counts.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,13 +39,13 @@ from asyncbatch.protocols import Controller
 
 _ROW_BYTES = 9
 """An integer of eight digits and its line end."""
-_CAP = 3.0
-CONTROLLERS = ("asyncbatch", "100x4", "500x16", "beam", "gradient")
+_CAP = 2.5
+CONTROLLERS = ("asyncbatch", "100x4", "500x16", "beam", "clipper")
 ENDPOINTS = (
     Endpoint(name="trees", rows=200_000, call_s=0.05, row_s=0.0005, slots=8, noise=0.1),
     Endpoint(name="padded", rows=8_000, call_s=0.06, row_s=0.003, curve="padded", pad=8, slots=2, noise=0.1),
     Endpoint(
-        name="fleet", rows=100_000, call_s=0.15, row_s=0.001, slots=2, instances=4, random_routing=True, queue=20, noise=0.2
+        name="fleet", rows=100_000, call_s=0.1, row_s=0.002, slots=4, instances=4, random_routing=True, queue=20, noise=0.2
     ),
     Endpoint(name="gateway", rows=100_000, call_s=0.1, row_s=0.001, slots=8, request_rate=8, burst_s=2, noise=0.1),
     Endpoint(name="at-once", rows=40_000, call_s=0.2, row_s=0.002, slots=6, at_once=6, noise=0.15),
@@ -146,7 +146,7 @@ def simulated(endpoint: Endpoint, name: str, *, seed: int, cap_s: float) -> Resu
 def over_http(endpoint: Endpoint, name: str, *, seed: int, cap_s: float) -> Result:
     """A run in a process of its own."""
     job = {
-        "endpoint": ENDPOINTS.index(endpoint),
+        "endpoint": endpoint.name,
         "rows": endpoint.rows,
         "controller": name,
         "seed": seed,
@@ -169,14 +169,14 @@ def one(job: dict[str, Any]) -> Result:
     from asyncbatch.errors import StoppedError
     from asyncbatch.model import Outcome
     from asyncbatch.observe.events import PartCommitted, Progressed, RunFinished, RunPlanned
-    from asyncbatch.server import ServeConfig
+    from asyncbatch.server import ServeConfig, SimulationConfig
     from asyncbatch.server.background import background
 
-    endpoint, seed = ENDPOINTS[job["endpoint"]], job["seed"]
+    endpoint, seed = next(each for each in ENDPOINTS if each.name == job["endpoint"]), job["seed"]
     config = ServeConfig.from_json(
         {
             **ServeConfig(model="simulated").to_json(),
-            "simulation": {**_defaults(), **served(endpoint, seed=seed)},
+            "simulation": {**asdict(SimulationConfig()), **served(endpoint, seed=seed)},
         }
     )
     table = pa.table({"x": pa.array(range(10_000_000, 10_000_000 + job["rows"]), pa.int64())})
@@ -225,14 +225,6 @@ def one(job: dict[str, Any]) -> Result:
         refused=outcomes.get(Outcome.THROTTLED.value, 0) + outcomes.get(Outcome.UNAVAILABLE.value, 0),
         cpu_share=round(used, 3),
     )
-
-
-def _defaults() -> dict[str, Any]:
-    import dataclasses
-
-    from asyncbatch.server.config import SimulationConfig
-
-    return dataclasses.asdict(SimulationConfig())
 
 
 def rank_correlation(first: list[float], second: list[float]) -> float:
@@ -324,9 +316,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="endpoints, by name")
     parser.add_argument("--controllers", nargs="*", default=list(CONTROLLERS))
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument(
-        "--at-once", type=int, default=4, help="runs at the same time; each needs a fifth of a core"
-    )
+    parser.add_argument("--at-once", type=int, default=6, help="runs at a time; each needs a tenth of a core")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of each job's rows, for a short form")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--oracles", type=Path, default=Path(__file__).parent / "oracles.json")
     parser.add_argument("--save", action="store_true", help="write results/loopback.json")
@@ -334,9 +325,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         found = one(json.loads(options.one))
-        print(json.dumps({name: getattr(found, name) for name in Result.__slots__}))
+        print(json.dumps(asdict(found)))
         return
-    endpoints = [each for each in ENDPOINTS if not options.only or each.name in options.only]
+    endpoints = [
+        replace(each, rows=int(each.rows * options.scale))
+        for each in ENDPOINTS
+        if not options.only or each.name in options.only
+    ]
     began = time.monotonic()
     result = compare(
         endpoints, options.controllers, oracles=OracleCache(options.oracles), repeats=options.repeats, at_once=options.at_once,

@@ -180,7 +180,6 @@ def test_a_second_run_starts_where_the_first_ended(
     run(tmp_path, slow, 100, name="second", told=told)
     assert [controller.start for controller in controllers] == [None, Learned.point]
     assert any("ended with 77 rows x 3 in flight: this one starts there" in each for each in told.explained)
-    run(tmp_path, slow, 100, name="other", send="x", types="x=string")
     run(tmp_path, slow, 100, name="bounded", rate=1000)
     assert controllers[-1].start is None
     assert len(kept()) == 2
@@ -226,12 +225,9 @@ def test_a_bad_file_is_said_once_and_never_fatal(
 def test_a_point_of_another_endpoint_is_distrusted(tmp_path: Path, slow: Background) -> None:
     """The same name, another endpoint behind it: what was learned is thrown away after a few answers."""
     file = tmp_path / "tuning.json"
-    with mock.patch.object(
-        Learned, "point", replace(Learned.point, chunk_rows=20, concurrency=4, latency_s=0.0005)
-    ), mock.patch(
-        "asyncbatch.pipeline.planning.make_controller",
-        lambda config, **more: Learned(chunk_rows=50, chunk_bytes=10**6, concurrency=2),
-    ):
+    fast = Learned(chunk_rows=50, chunk_bytes=10**6, concurrency=2)
+    fast.point = replace(Learned.point, chunk_rows=20, concurrency=4, latency_s=0.0005)
+    with mock.patch("asyncbatch.pipeline.planning.make_controller", return_value=fast):
         run(tmp_path, slow, 100, name="first", tuning=str(file))
     told = Told()
     report = run(tmp_path, slow, 2_000, name="second", tuning=str(file), told=told)

@@ -378,6 +378,17 @@ def test_a_second_process_is_refused_waits_or_leaves(tmp_path: Path, model: Any)
     assert len(model.calls) == calls
 
 
+def test_starting_anew_beside_another_shard_is_refused(tmp_path: Path, model: Any) -> None:
+    source = make("parquet", tmp_path)
+    run(source, "out", "0/2")
+    with open_sink("out", shard="1-of-2"), pytest.raises(StoppedError, match="is at work on"):
+        run(source, "out", "0/2", overwrite=True)
+    before = (tmp_path / "out.asyncbatch" / "job-000001.json").read_text()
+    run(source, "out", "0/2", overwrite=True)
+    assert (tmp_path / "out.asyncbatch" / "job-000001.json").read_text() != before
+    assert len(list((tmp_path / "out").iterdir())) == 17
+
+
 def test_waiting_goes_on_when_the_other_has_ended(
     tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import asyncbatch
+from asyncbatch.config import RunConfig
 from asyncbatch.errors import AsyncBatchError, ConfigError, InputError, OutputError, StoppedError
 from asyncbatch.pipeline.api import plan_job, retry_job
 from asyncbatch.server.background import Background
@@ -324,7 +325,7 @@ from pathlib import Path
 
 def answer(batch):
     x = batch.column("x").to_pylist()
-    if Path({flag!r}).exists() and any(value > 1.5 for value in x):
+    if Path({flag!r}).exists() and any(value > 2.5 for value in x):
         raise ValueError("too large")
     return [2 * value for value in x]
 """
@@ -568,8 +569,8 @@ def test_bad_names(
 
 def test_plan_takes_uris_and_writes_nothing(base: str, echo: Background) -> None:
     put(base, "in.parquet", parquet(TABLE))
-    options = {"endpoint": echo.invocations_url, "send": "x"}
-    report = plan_job(f"{base}/in.parquet", f"{base}/out/", options)
+    config = RunConfig.from_options({"endpoint": echo.invocations_url, "send": "x"})
+    report = plan_job(config, f"{base}/in.parquet", f"{base}/out/")
     assert (report.rows, report.files) == (ROWS, 1)
     assert [info.key for info in client_of(base).list("")] == ["in.parquet"]
 

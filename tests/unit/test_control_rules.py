@@ -110,16 +110,11 @@ class TestGrowth:
         assert controller.concurrency() <= before + 1
 
     def test_no_more_than_twice_what_is_worked_on(self) -> None:
-        slow, limit, most = SlowStart(), 2.0, 0.0
-        rng = random.Random(2)
-        flying: list[float] = []
-        for _ in range(400):
-            if slow.done:
-                break
-            flying.append(max(1.0, int(limit) / 8) * math.exp(rng.gauss(0, 0.3)))
-            limit = slow.answered(seconds=flying[-1], idle_s=1.0, in_flight=int(limit), limit=limit)
-            most = max(most, limit)
-        assert most <= 2 * 2 * 8 + 2
+        """Answers come a latency late: those that began with 8 in flight say nothing about 30."""
+        slow, limit = SlowStart(), 8.0
+        for _ in range(60):
+            limit = slow.answered(seconds=1.0, idle_s=1.0, in_flight=8, limit=limit)
+        assert 12 <= limit <= 18
 
     def test_a_queue_at_the_start_is_not_taken_for_the_idle_latency(self) -> None:
         slow, limit = SlowStart(), 8.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from asyncbatch.observe import text
-from asyncbatch.observe.events import Progressed, Stopping
+from asyncbatch.observe.events import Progressed, Stopping, Waiting
 from asyncbatch.observe.metrics import Snapshot
 from asyncbatch.observe.progress import ProgressLine, fitting, pieces, plain_line, seconds_left, share_done
 from asyncbatch.observe.terminal import Terminal
@@ -274,3 +274,22 @@ def test_number(value: float, expected: str) -> None:
 def test_credentials_in_urls_are_removed() -> None:
     assert text.without_credentials("https://user:p%40ss@host/path?x=a@b") == "https://host/path?x=a@b"
     assert text.without_credentials("s3://bucket/a@b.csv") == "s3://bucket/a@b.csv"
+
+
+def test_waiting_is_a_status_on_a_terminal_and_a_line_a_minute_elsewhere(
+    terminal: tuple[Screen, Terminal],
+) -> None:
+    looks = [
+        Waiting(holder="process 7 on a", waited_s=float(second), rows_done=5, rows_total=None)
+        for second in range(130)
+    ]
+    screen, drawn = terminal
+    show = ProgressLine(drawn)
+    for each in looks:
+        show(each)
+    assert screen.shown().endswith("waiting for process 7 on a · 2:09 · 5 rows")
+    plain = Screen(80, tty=False)
+    show = ProgressLine(Terminal(plain, environ={}))
+    for each in looks:
+        show(each)
+    assert plain.getvalue().count("\n") == 2

@@ -51,7 +51,7 @@ class TableParts:
 
     @property
     def target(self) -> str:
-        """Name of the table that rows go into now."""
+        """Name of the table that rows go into until the job is finished; files that appear later go into the table itself."""
         return f"{self._uri.table}__asyncbatch" if self._mode == "replace" else self._uri.table
 
     def prepare(self, *, expected_bytes: int = 0) -> None:
@@ -266,7 +266,9 @@ class TableParts:
             )
             transaction.rows(f"DROP TABLE {self._uri.beside(staged)}")
         else:
-            transaction.ingest(self.target, table, mode="append", namespace=namespace)
+            published = self._mode == "replace" and self._is_published(transaction)
+            target = self._uri.table if published else self.target
+            transaction.ingest(target, table, mode="append", namespace=namespace)
 
 
 def _footer_of(content: bytes) -> bytes:
