@@ -305,8 +305,8 @@ class OutputConfig:
         help="write the parts into the partition folders that their input files are in", default_text="one folder")
     file_size: int | None = option(None, panel=_OUT, metavar="SIZE", parse=parse_size,
         help="join neighbouring parts of a folder at the end into files of about this size", default_text="a file for each block")
-    report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text, help="write the run report there, .json or .html",
-        default_text="only in the state folder")
+    report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text,
+        help="write the run report there, .json or .html", default_text="only in the state folder")
     json: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool,
         help="print the run report to stdout, JSON with a versioned schema")
     explain: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool, help="say what was decided and why")

@@ -1,23 +1,32 @@
 """Joining committed parts into one Parquet file: row groups moved as bytes, against decoding and encoding again.
 
-Parts as a run commits them, about 200 MB in all, on local disk and in the page cache; of two kinds of rows: `mixed`
-(18 columns: whole numbers, categories, timestamps, amounts, an id) and `floats` (20 columns of random float64, which
-no encoding makes smaller: the worst case for moving, because nothing is cheaper to encode for each byte).
+Parts as a run commits them, about 200 MB in all, on disk and in the page cache; of two kinds of rows: `mixed` (18 columns:
+whole numbers, categories, timestamps, amounts, an id) and `floats` (20 columns of random float64, which no encoding makes
+smaller: the worst case for moving, because nothing is cheaper to encode for each byte).
 
-CPU seconds of the process, user and system, median of 5. Parts that the same process wrote are moved without comparing
-page checksums, those of earlier processes with (`checked`). Groups under 50,000 rows are re-encoded in either case, so
-that nothing is gained there but larger groups.
+CPU seconds of the process, user and system; median of 5 rounds, in each of which every way has its turn:
 
-    python benchmarks/join.py
+- `moved`: parts that the same process wrote; `moved_checked`: parts of earlier ones, whose page checksums are compared.
+- `reencoded`: what asyncbatch does with groups under 50,000 rows: decoded, and encoded as groups of 131,072.
+- `looped`: the shortest program with pyarrow, which keeps the groups as they are: less work than `reencoded`.
+
+Nearly all of `moved` is the system's copy. Tried on ext4 and not taken: sendfile, splice through a larger pipe, reads and
+writes through a small buffer (all within a tenth), mmap (a bad sector ends the process), O_DIRECT (half the CPU, but what
+is in memory is read from the disk). What helps is to begin each group at the same place of a page as before: a tenth on
+ext4; and where files can share blocks (XFS, Btrfs) the system then copies nothing: `--folder` measures there.
+
+    python benchmarks/join.py                       # writes results/join.json
+    python benchmarks/join.py --folder /mnt/xfs     # writes results/join-xfs.json
 """
 
+import argparse
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +38,7 @@ from asyncbatch.model import Block
 from asyncbatch.sink import join
 from asyncbatch.sink.footer import PartFooter
 from asyncbatch.sink.join import Piece, join_parquet
-from asyncbatch.sink.parts import write_part
+from asyncbatch.sink.parts import COMPRESSION, dictionary_columns, write_part
 from asyncbatch.store.local import LocalStore
 
 REPEATS = 5
@@ -82,65 +91,103 @@ def write_parts(folder: Path, rows: int, make: Maker) -> pa.Schema:
     return schema
 
 
-def cpu_s(work: Callable[[], object], target: Path) -> float:
-    """Median CPU seconds of `work`, which writes `target` anew."""
-    found = []
+def cpu_s(ways: dict[str, Callable[[], object]], target: Path) -> dict[str, float]:
+    """Median CPU seconds of each way to write `target` anew; they take turns."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
-        target.unlink(missing_ok=True)
-        os.sync()
-        before = time.process_time()
-        work()
-        found.append(time.process_time() - before)
-    return statistics.median(found)
+        for name, work in ways.items():
+            target.unlink(missing_ok=True)
+            os.sync()
+            before = time.process_time()
+            work()
+            found[name].append(time.process_time() - before)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
-def measure(rows: int, make: Maker) -> dict[str, object]:
-    """Both ways over the same parts."""
-    with tempfile.TemporaryDirectory() as name:
+def measure(rows: int, make: Maker, where: Path | None) -> dict[str, object]:
+    """All ways over the same parts."""
+    with tempfile.TemporaryDirectory(dir=where) as name:
         folder = Path(name)
         schema = write_parts(folder, rows, make)
+        paths = sorted(folder.glob("*.parquet"))
         store = LocalStore(folder, folder / "state")
-        pieces = [Piece(store=store, name=path.name) for path in sorted(folder.glob("*.parquet"))]
-        size = sum(path.stat().st_size for path in folder.glob("*.parquet"))
         target = folder / "joined"
 
-        def joined(check: bool) -> None:
+        def moved(*, check: bool) -> None:
+            pieces = [Piece(store=store, name=path.name, check=check) for path in paths]
             with target.open("wb") as file:
-                join_parquet(
-                    file, [replace(piece, check=check) for piece in pieces], schema=schema, key_values={}
-                )
+                join_parquet(file, pieces, schema=schema, key_values={})
 
-        moved_s = cpu_s(lambda: joined(False), target)
-        checked_s = cpu_s(lambda: joined(True), target)
+        def reencoded() -> None:
+            before, join.MOVE_ROWS, join.MOVE_BYTES = (join.MOVE_ROWS, join.MOVE_BYTES), 2**62, 2**62
+            moved(check=True)
+            join.MOVE_ROWS, join.MOVE_BYTES = before
+
+        def looped() -> None:
+            columns = dictionary_columns(schema)
+            with pq.ParquetWriter(
+                target, schema, compression=COMPRESSION, use_dictionary=columns, write_page_checksum=True
+            ) as writer:
+                for path in paths:
+                    with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as source:
+                        for number in range(source.num_row_groups):
+                            writer.write_table(source.read_row_group(number, use_threads=False))
+
+        found = cpu_s(
+            {
+                "moved": lambda: moved(check=False),
+                "moved_checked": lambda: moved(check=True),
+                "reencoded": reencoded,
+                "looped": looped,
+            },
+            target,
+        )
+        moved(check=False)
         groups = pq.read_metadata(target).num_row_groups
-        before, join.MOVE_ROWS, join.MOVE_BYTES = (join.MOVE_ROWS, join.MOVE_BYTES), 2**62, 2**62
-        reencoded_s = cpu_s(lambda: joined(True), target)
-        join.MOVE_ROWS, join.MOVE_BYTES = before
+        size = sum(path.stat().st_size for path in paths)
     return {
         "rows": make.__name__,
         "rows_a_group": rows,
-        "parts": len(pieces),
+        "parts": len(paths),
         "megabytes": round(size / 1e6, 1),
         "groups_joined": groups,
-        "joined_cpu_s": round(moved_s, 4),
-        "joined_checked_cpu_s": round(checked_s, 4),
-        "reencoded_cpu_s": round(reencoded_s, 4),
-        "times_less": round(reencoded_s / moved_s, 1),
-        "times_less_checked": round(reencoded_s / checked_s, 1),
+        **{f"{name}_cpu_s": round(seconds, 4) for name, seconds in found.items()},
+        **{
+            f"{name}_times_less_than_{other}": round(found[other] / found[name], 1)
+            for name in ("moved", "moved_checked")
+            for other in ("reencoded", "looped")
+        },
     }
+
+
+def file_system(folder: Path) -> str:
+    """Its type, where the system tells."""
+    found = subprocess.run(
+        ["stat", "--file-system", "--format=%T", str(folder)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
 
 
 def main() -> None:
     """Measure and save."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--folder", type=Path, help="of another file system")
+    asked = parser.parse_args()
+    kind = file_system(asked.folder or Path(tempfile.gettempdir()))
+    about = surroundings("pyarrow")
+    about["command"] = "python benchmarks/join.py" + (f" --folder {kind.upper()}" if asked.folder else "")
     result = {
         "what": "CPU seconds to join parts into one file; median of 5",
-        **surroundings("pyarrow"),
+        **about,
+        "file_system": kind,
         "results": [
-            measure(rows, make) for make in (mixed, floats) for rows in (10_000, 50_000, 65_536, 131_072)
+            measure(rows, make, asked.folder)
+            for make in (mixed, floats)
+            for rows in (10_000, 50_000, 65_536, 131_072)
         ],
     }
     print(json.dumps(result, indent=1))
-    save("join", result)
+    save(f"join-{kind}" if asked.folder else "join", result)
 
 
 if __name__ == "__main__":

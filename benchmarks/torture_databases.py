@@ -48,11 +48,12 @@ def predict(table: pa.Table) -> Any:
 
 
 def work(arguments: list[str]) -> None:
-    """In a process of its own: the command, which says nothing."""
+    """In a process of its own: the command, which says what it says to a file."""
     from asyncbatch.cli.main import main
 
-    with Path(os.devnull).open("w") as sys.stderr:
-        os._exit(main(arguments))
+    with Path(arguments[1]).with_name("said.txt").open("w") as sys.stderr:
+        code = main(arguments)
+    os._exit(code)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,9 @@ class Torture:
         process.join(_LONGEST_S)
         if process.exitcode not in (0, 3):  # 3: done, with rejects; 0: it was done before
             process.kill()
-            raise RuntimeError(f"{system} {mode}: the last start ended with {process.exitcode}")
+            raise RuntimeError(
+                f"{system} {mode}: the last start ended with {process.exitcode}: {self._said()}"
+            )
         if not most:
             self._whole_s[system] = time.monotonic() - began
         self._check_end(uri, number, mode, before)
@@ -187,6 +190,10 @@ class Torture:
         left = self._ask(uri, f"SELECT count(*) FROM t{number} WHERE id < 0")[0][0]
         if left != (before if mode == "append" else 0):
             self.violations.append(f"{where}: {left} rows of before are there")
+
+    def _said(self) -> str:
+        """What the last command said."""
+        return self._source.with_name("said.txt").read_text()[-300:]
 
     def _ask(self, uri: str, sql: str) -> list[tuple[Any, ...]]:
         """By the driver itself, in a connection of its own; nobody else is at work meanwhile."""

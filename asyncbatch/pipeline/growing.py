@@ -10,24 +10,54 @@ from contextlib import AsyncExitStack
 import anyio.to_thread
 
 from asyncbatch.config import RunConfig
-from asyncbatch.errors import OutputError, StoppedError
+from asyncbatch.errors import AsyncBatchError, OutputError, StoppedError
 from asyncbatch.model import InputFile
 from asyncbatch.observe import text
 from asyncbatch.observe.events import Warned
 from asyncbatch.pipeline.job import Job
-from asyncbatch.pipeline.planned import later_files
+from asyncbatch.pipeline.planned import UnreadSource, as_planned, later_files
 from asyncbatch.protocols import Source
-from asyncbatch.sink import Output, Plan
+from asyncbatch.sink import Output, Plan, SinkLocation, load_plan
+from asyncbatch.sink.manifest import finished_manifest
+from asyncbatch.sink.places import open_places
 from asyncbatch.source import Earlier
+
+
+async def unread_if_same(job: Job, location: SinkLocation) -> Source | None:
+    """Of a finished job whose input has the same files still: that input, which nobody needs to open. Else None.
+
+    What is wrong with the output or the input is left for others to say.
+    """
+    if location.kind == "stream" or location.database is not None or job.config.failure.overwrite:
+        return None
+
+    def look() -> Source | None:
+        try:
+            state = open_places(location, access=job.sink_access).state
+            planned = load_plan(state)
+            if planned is None or finished_manifest(state, planned) is None or planned.input_schema is None:
+                return None
+            same = job.has_same_input(planned.files, _earlier(planned))
+        except AsyncBatchError:
+            return None
+        return UnreadSource(planned.files, planned.input_schema) if same else None
+
+    return await anyio.to_thread.run_sync(look)
+
+
+def _earlier(planned: Plan) -> Earlier:
+    first = planned.files[: planned.listed[0] if planned.listed else None]
+    return Earlier(
+        listed=frozenset(file.path for file in planned.files),
+        first=frozenset(file.path for file in first),
+    )
 
 
 async def as_first_read(job: Job, stack: AsyncExitStack, source: Source, planned: Plan) -> Source:
     """`source`, opened once more if later files had a say in its types, or `--settle` left planned files out."""
-    first = planned.files[: planned.listed[0] if planned.listed else None]
-    earlier = Earlier(
-        listed=frozenset(file.path for file in planned.files),
-        first=frozenset(file.path for file in first),
-    )
+    earlier = _earlier(planned)
+    if isinstance(source, UnreadSource):
+        return source
     now = {file.path for file in source.files}
     infers = any(file.rows is None for file in source.files) and now != earlier.first
     left_out = job.config.input.settle > 0 and not earlier.listed <= now
@@ -59,15 +89,12 @@ def check_columns(config: RunConfig, source: Source, planned: Plan) -> None:
             )
 
 
-async def with_later_files(job: Job, output: Output, source: Source) -> Plan:
-    """The plan to go by: the output's, or the next generation if the job is finished and files appeared since.
+def with_later_files(job: Job, output: Output, source: Source, planned: Plan) -> Plan:
+    """The plan to go by: `planned`, or if its job is finished and files appeared since, what is to be the next one.
 
     Raises:
         OutputError: a single file, which takes no further rows once it is published.
-        StoppedError: another process has just listed files that this one has not seen.
     """
-    planned = output.plan
-    assert planned is not None
     later = later_files(source, planned.files)
     if not later:
         return planned
@@ -85,13 +112,23 @@ async def with_later_files(job: Job, output: Output, source: Source) -> Plan:
             f"{appeared} ({_named(later)}), and {output.location.spec} is complete",
             hint="a folder as SINK takes further files: name one, or --overwrite to score all again",
         )
-    plan = await anyio.to_thread.run_sync(output.grow, planned.grown(later))
-    if unseen := {file.path for file in plan.files} - {file.path for file in source.files}:
+    return planned.grown(later)
+
+
+async def grow(output: Output, plan: Plan, source: Source) -> tuple[Plan, Source]:
+    """Begin the next generation: the one that holds, and the files of `source` that it lists.
+
+    Raises:
+        OutputError: another process has begun the output anew.
+        StoppedError: another process has just listed files that this one has not seen.
+    """
+    there = await anyio.to_thread.run_sync(output.grow, plan)
+    if unseen := {file.path for file in there.files} - {file.path for file in source.files}:
         raise StoppedError(
             f"another process has just planned {text.plural(len(unseen), 'file')} more",
             hint="the same command goes on with them",
         )
-    return plan
+    return there, as_planned(source, there.files)
 
 
 def _named(files: list[InputFile]) -> str:

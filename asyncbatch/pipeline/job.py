@@ -13,6 +13,7 @@ import anyio.to_thread
 from asyncbatch.config import RunConfig
 from asyncbatch.endpoint import make_endpoint
 from asyncbatch.errors import AsyncBatchError, ConfigError, StoppedError
+from asyncbatch.model import InputFile
 from asyncbatch.observe import text
 from asyncbatch.observe.events import Event, Explained, RunPlanned, Warned
 from asyncbatch.observe.metrics import MetricsCollector
@@ -28,7 +29,7 @@ from asyncbatch.pipeline.signals import stop_on_signals
 from asyncbatch.pipeline.storage import sink_access, source_access
 from asyncbatch.protocols import Advises, Controller, Decides, Endpoint, Explains, LeavesOut, RunHook, Source
 from asyncbatch.sink import Plan
-from asyncbatch.source import Earlier, open_source
+from asyncbatch.source import Earlier, open_source, same_input
 from asyncbatch.store.access import Access
 from asyncbatch.store.uri import shown
 
@@ -89,8 +90,8 @@ class Job:
                     Warned(message=f"hook {name} raised {type(error).__name__} and is told nothing more")
                 )
 
-    async def open(self, stack: AsyncExitStack) -> tuple[Source, Endpoint]:
-        """Open source and endpoint; both are closed with `stack`, whatever happens."""
+    async def open(self, stack: AsyncExitStack, unread: Source | None = None) -> tuple[Source, Endpoint]:
+        """Open source and endpoint; both are closed with `stack`, whatever happens. `unread`: instead of the source."""
         if not self.config.endpoint.endpoint:
             raise ConfigError(
                 "no endpoint is named",
@@ -98,7 +99,7 @@ class Job:
             )
         # In a thread: it imports its client library, which takes up to 200 ms.
         endpoint = await anyio.to_thread.run_sync(lambda: make_endpoint(self.config, session=self._session))
-        source = await self.open_source(stack)
+        source = unread or await self.open_source(stack)
         if isinstance(source, LeavesOut) and source.left_out:
             files = text.plural(len(source.left_out), "file")
             self.emit(Warned(message=f"{files} left for a later run: younger than --settle"))
@@ -120,6 +121,15 @@ class Job:
         )
         stack.callback(source.close)
         return source
+
+    def has_same_input(self, files: Sequence[InputFile], earlier: Earlier) -> bool:
+        """Whether the source has `files` and no others; False where only reading tells. Blocking.
+
+        Raises:
+            InputError: it cannot be listed.
+        """
+        access = source_access(self.config, self._session)
+        return same_input(self._raw_source, self.config.input, access, earlier, files)
 
     async def prepare(
         self,

@@ -11,6 +11,46 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+class UnreadSource:
+    """The input of a finished job that has not changed: its files and columns are known, and no row is asked for."""
+
+    resumable = True
+
+    def __init__(self, files: Sequence[InputFile], schema: "pa.Schema") -> None:
+        self._files = tuple(files)
+        self._schema = schema
+
+    @property
+    def schema(self) -> "pa.Schema":
+        return self._schema
+
+    @property
+    def files(self) -> Sequence[InputFile]:
+        return self._files
+
+    @property
+    def partition_columns(self) -> Sequence[str]:
+        return ()
+
+    def blocks(
+        self,
+        file: InputFile,
+        *,
+        columns: Sequence[str],
+        block_rows: int,
+        done: Sequence[tuple[int, int, int | None]] = (),
+        max_rows: int | None = None,
+    ) -> Iterator[SourceBlock]:
+        """Never called; nor is `sample`."""
+        raise NotImplementedError
+
+    def sample(self, *, columns: Sequence[str], rows: int) -> "pa.Table":
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def as_planned(source: Source, planned: Sequence[InputFile]) -> Source:
     """`source` with the planned files only, under their planned numbers: a name that sorts in between shifts none.
 

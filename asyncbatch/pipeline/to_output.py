@@ -14,11 +14,17 @@ from asyncbatch.observe.report_file import write_report
 from asyncbatch.pipeline.accepting import Accepted, check_same_table
 from asyncbatch.pipeline.apart import check_apart
 from asyncbatch.pipeline.groups import flattened
-from asyncbatch.pipeline.growing import as_first_read, check_columns, with_later_files
+from asyncbatch.pipeline.growing import (
+    as_first_read,
+    check_columns,
+    grow,
+    unread_if_same,
+    with_later_files,
+)
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.leasing import holding, taken_over, when_free
 from asyncbatch.pipeline.partitioned import check_partitioned_sink
-from asyncbatch.pipeline.planned import as_planned
+from asyncbatch.pipeline.planned import UnreadSource, as_planned
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.resuming import check_resumable, total_rows
 from asyncbatch.pipeline.running import Run
@@ -80,8 +86,8 @@ async def _to_output(job: Job, sink: str) -> RunReport:
     config = job.config
     async with AsyncExitStack() as stack:
         # Bad input is said before anything is made on disk.
-        source, endpoint = await job.open(stack)
         location = locate(sink, format=config.output.format)
+        source, endpoint = await job.open(stack, await unread_if_same(job, location))
         check_partitioned_sink(config, location)
         check_apart(job.source_spec, source.files, location, config.output.report)
         job.report_path = config.output.report
@@ -99,39 +105,50 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         )
         stack.push_async_callback(_in_thread, output.close)
         await stack.enter_async_context(holding(output, job.stop))
-        if await _begins_anew(job, output, source, endpoint):
-            await anyio.to_thread.run_sync(output.set_aside)
+        if output.plan is not None:
+            known = await as_first_read(job, stack, source, output.plan)
+            if await _begins_anew(job, output, known, endpoint):
+                await anyio.to_thread.run_sync(output.set_aside)
+            else:
+                source = known
         planned = output.plan
         accepted: Accepted = []
+        every = source
         if planned is not None:
             job.job_id = planned.job_id
-            source = await as_first_read(job, stack, source, planned)
             history = await anyio.to_thread.run_sync(load_history, output.state)
             accepted = check_resumable(planned, config, source, endpoint, location.spec, history=history)
             check_columns(config, source, planned)
-            planned = await with_later_files(job, output, source)
-            source = as_planned(source, planned.files)
-            if output.finished:
+            planned = with_later_files(job, output, source, planned)
+            if output.finished and planned is output.plan:
                 rows = await anyio.to_thread.run_sync(output.finished_rows)
                 job.tools.metrics.planned(rows_total=rows, rows_resumed=rows)
                 return job.done()
+            if isinstance(source, UnreadSource):  # a part was removed
+                every = await as_first_read(job, stack, await job.open_source(stack), planned)
+            source = as_planned(every, planned.files)
         watch = ModelWatch(endpoint, emit=job.emit, allowed="model" in config.failure.allow_change)
         prepared = await watch.beside(job.prepare(source, endpoint, planned))
-        plan = prepared.as_plan(config, job.source_spec)
         if planned is None:
             expected_bytes = _expected_bytes(prepared, config.input.limit)
-            mine = plan
+            mine = prepared.as_plan(config, job.source_spec)
             plan = await anyio.to_thread.run_sync(lambda: output.start(mine, expected_bytes=expected_bytes))
-            if plan.job_id != mine.job_id:
-                # Another shard was faster, and has perhaps measured other block rows.
+            if (
+                plan.job_id != mine.job_id
+            ):  # another shard was faster, and has measured other block rows perhaps
                 check_resumable(plan, config, source, endpoint, location.spec)
                 source = as_planned(source, plan.files)
                 prepared = await job.prepare(source, endpoint, plan)
-        elif accepted:
-            check_same_table(planned, prepared, config.failure.accept_changes)
-            await anyio.to_thread.run_sync(note_accepted, output.state, accepted)
-            for difference, _ in accepted:
-                job.emit(Warned(message=f"rows that are left are scored with another {difference}"))
+        else:
+            plan = planned
+            if accepted:
+                check_same_table(planned, prepared, config.failure.accept_changes)
+                await anyio.to_thread.run_sync(note_accepted, output.state, accepted)
+                for difference, _ in accepted:
+                    job.emit(Warned(message=f"rows that are left are scored with another {difference}"))
+            if planned is not output.plan:
+                plan, source = await grow(output, planned, every)
+                prepared = replace(prepared, source=source)
         job.job_id = plan.job_id
         return await _run_to_output(job, prepared, output, watch)
 

@@ -102,6 +102,8 @@ class Output:
         if self._plan is not None and location.kind == "folder" and state.stat(JOINED) is not None:
             remove_replaced(parts)
         self._finished = self._plan is not None and self._look_finished(self._plan)
+        if self._finished:
+            forget_dead(state)  # one that was killed right after it had finished
 
     @property
     def location(self) -> SinkLocation:

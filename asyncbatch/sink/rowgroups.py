@@ -274,7 +274,7 @@ class RowGroupWriter:
     def _pad(self, start: int, size: int) -> None:
         """Leave a gap, so that what begins at `start` of its file lies alike in the pages of this one.
 
-        Then the system moves whole pages: a seventh less CPU (benchmarks/join.py), and next to none where file
+        Then the system moves whole pages: a tenth less CPU (benchmarks/join.py), and next to none where file
         systems let files share blocks (XFS, Btrfs). Parquet's readers go by offsets; parquet-java leaves gaps too.
         """
         if size >= _PADDED_BYTES:

@@ -1,14 +1,16 @@
 """The input: files, folders, globs and anything that speaks Arrow, read as blocks of rows."""
 
 import os
+from collections.abc import Sequence
 
 from asyncbatch.config import InputConfig
+from asyncbatch.model import InputFile
 from asyncbatch.protocols import Source
 from asyncbatch.source.columns import Selection, select_columns
 from asyncbatch.source.earlier import Earlier
 from asyncbatch.store.access import Access
 
-__all__ = ["Earlier", "Selection", "open_source", "select_columns"]
+__all__ = ["Earlier", "Selection", "open_source", "same_input", "select_columns"]
 
 
 def open_source(
@@ -34,3 +36,22 @@ def open_source(
     if isinstance(spec, (str, os.PathLike)):
         return open_files(os.fspath(spec), config, access or Access(), earlier)
     return open_memory(spec, config)
+
+
+def same_input(
+    spec: str | os.PathLike[str] | object,
+    config: InputConfig,
+    access: Access,
+    earlier: Earlier,
+    files: Sequence[InputFile],
+) -> bool:
+    """Whether an input has `files` and no others, by names and fingerprints, without a look into them.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    from asyncbatch.source.open import is_unchanged
+
+    return isinstance(spec, (str, os.PathLike)) and is_unchanged(
+        os.fspath(spec), config, access, earlier, files
+    )

@@ -1,11 +1,12 @@
 """From what a user names to an opened source."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asyncbatch.config import InputConfig
 from asyncbatch.errors import InputError
+from asyncbatch.model import InputFile
 from asyncbatch.option import flag
 from asyncbatch.source import opening
 from asyncbatch.source.arrow import open_arrow
@@ -31,28 +32,61 @@ _OPEN: dict[Format, Callable[[Sequence[FoundFile], InputConfig, opening.Files], 
 }
 
 
-def open_files(spec: str, config: InputConfig, access: Access, earlier: Earlier | None) -> OpenedSource:
-    """Open a file, folder, glob or URI. See `asyncbatch.source.open_source`."""
-    if is_database(spec):
-        return open_database(spec, config)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a path, folder, glob or URI names."""
+
+    where: opening.Files
+    files: Sequence[FoundFile]
+    folder: bool
+    """A folder, or below a prefix or a glob of keys: files of several formats may lie there."""
+    left_out: tuple[str, ...]
+    """Those that `--settle` leaves for a later run."""
+
+
+def list_files(spec: str, config: InputConfig, access: Access, earlier: Earlier | None) -> Listing:
+    """Find the files that `spec` names, without looking into them."""
     where: opening.Files = opening.LOCAL
     if scheme_of(spec) in ("", "file"):
         files = find_files(spec, allow_empty=config.allow_empty)
-        listed = Path(opening.local_path(spec)).is_dir()
-        several = listed or not Path(opening.local_path(spec)).is_file()
+        folder = Path(opening.local_path(spec)).is_dir()
+        several = folder or not Path(opening.local_path(spec)).is_file()
     else:
-        where, files, listed = find_remote(spec, access, allow_empty=config.allow_empty)
-        several = listed
+        where, files, folder = find_remote(spec, access, allow_empty=config.allow_empty)
+        several = folder
     young = too_young(files, where, config.settle, earlier) if several and config.settle else set()
     if young and len(young) == len(files):
         raise InputError(
             f"every file of {spec} is younger than --settle {config.settle:g}s",
             hint="the same command reads them when they are older",
         )
-    opened = _opened(
-        seen_first([each for each in files if each.path not in young], earlier), where, listed, config
+    return Listing(
+        where=where,
+        files=[each for each in files if each.path not in young],
+        folder=folder,
+        left_out=tuple(sorted(young)),
     )
-    opened.left_out = tuple(sorted(young))
+
+
+def is_unchanged(
+    spec: str, config: InputConfig, access: Access, earlier: Earlier, known: Sequence[InputFile]
+) -> bool:
+    """Whether an input has the `known` files and no others, by names and fingerprints; no format is looked at."""
+    if is_database(spec) or scheme_of(spec) in ("http", "https"):
+        return False
+    found = list_files(spec, config, access, earlier)
+    return not found.left_out and {each.path: found.where.fingerprint(each.path) for each in found.files} == {
+        file.path: dict(file.fingerprint) for file in known
+    }
+
+
+def open_files(spec: str, config: InputConfig, access: Access, earlier: Earlier | None) -> OpenedSource:
+    """Open a file, folder, glob or URI. See `asyncbatch.source.open_source`."""
+    if is_database(spec):
+        return open_database(spec, config)
+    found = list_files(spec, config, access, earlier)
+    opened = _opened(seen_first(found.files, earlier), found.where, found.folder, config)
+    opened.left_out = found.left_out
     return opened
 
 

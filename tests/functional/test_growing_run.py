@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import types
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +95,14 @@ def test_new_files_are_scored_and_finished_parts_are_left(grown: Grown) -> None:
     status = output_status(str(grown.out))
     assert (status.finished, status.generation, status.rows_done, status.missing) == (True, 3, ROWS * 5, ())
     found = verify_output(str(grown.out))
-    assert found.sound and found.finished and found.rows == ROWS * 5
+    assert found.sound
+    assert found.finished
+    assert found.rows == ROWS * 5
     manifest = json.loads((grown.home / "out.asyncbatch" / "manifest.json").read_bytes())
     assert (manifest["generation"], manifest["rows_in"]) == (3, ROWS * 5)
-    (count,) = duckdb.sql(f"select count(*) from '{grown.out}/*.parquet'").fetchone() or (0,)
-    assert count == ROWS * 5
+    with duckdb.connect() as reader:
+        rows = reader.execute(f"select count(*) from '{grown.out}/*.parquet'").fetchall()
+    assert rows == [(ROWS * 5,)]
 
 
 def test_a_complete_run_again_is_a_no_op_in_less_than_a_second(grown: Grown) -> None:
@@ -121,7 +126,9 @@ def test_an_unfinished_job_is_finished_first(grown: Grown) -> None:
     (grown.out / "part-00000000-000000000008-000000000016.parquet").unlink()
     grown.add("0.parquet", 2)
     assert grown.run().metrics.rows_in == 8
-    assert grown.said == ["1 file appeared since the job was planned: the same command scores them when this run is done"]
+    assert grown.said == [
+        "1 file appeared since the job was planned: the same command scores them when this run is done"
+    ]
     assert grown.predictions() == [1.0] * ROWS
     assert grown.run().metrics.rows_in == ROWS
     assert grown.predictions() == [1.0] * ROWS + [2.0] * ROWS
@@ -133,14 +140,14 @@ def test_listed_files_that_changed_or_vanished_are_refused_by_name(grown: Grown)
     second = grown.add("2.parquet", 2)
     grown.run()
     grown.add("3.parquet", 3)
-    kept = second.read_bytes()
     grown.add("2.parquet", 9)
     with pytest.raises(OutputError, match=r"input .*2\.parquet: planned"):
         grown.run()
     second.unlink()
     with pytest.raises(OutputError, match=r"input .*2\.parquet: planned listed, now missing"):
         grown.run()
-    assert kept and first.exists() and grown.plan().generation == 2
+    assert first.exists()
+    assert grown.plan().generation == 2
 
 
 def test_a_file_is_known_by_more_than_its_time(grown: Grown) -> None:
@@ -184,7 +191,7 @@ def test_settle_leaves_young_files_for_later(grown: Grown) -> None:
 
 def test_settle_needs_one_file_that_is_old_enough(grown: Grown) -> None:
     path = grown.add("1.parquet", 1)
-    with pytest.raises(InputError, match="every file of .* is younger than --settle 60s"):
+    with pytest.raises(InputError, match=r"every file of .* is younger than --settle 60s"):
         grown.run(settle="60s")
     assert not grown.out.exists()
     assert grown.run(source=str(path), settle="60s").metrics.rows_in == ROWS  # a file that was named is meant
@@ -221,26 +228,32 @@ def test_other_columns_in_a_new_file_are_refused(grown: Grown) -> None:
     assert grown.plan().generation == 1
 
 
-def test_rejects_of_either_generation_are_scored_again(grown: Grown) -> None:
-    def refuse(rows: Any) -> list[float]:
-        values = [float(row[0]) for row in rows]
-        if broken and any(value in broken for value in values):
+def test_rejects_of_either_generation_are_scored_again(grown: Grown, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = types.ModuleType("model_that_mends")
+    refused = {1.0, 2.0}
+
+    def answer(batch: pa.RecordBatch) -> Any:
+        values = batch.column(0).to_pylist()
+        if refused & set(values):
             raise ValueError("no")
         return values
 
-    broken = {1.0, 2.0}
-    grown.endpoint = refuse  # type: ignore[assignment]
+    model.answer = answer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "model_that_mends", model)
+    grown.endpoint = "python:model_that_mends:answer"
     for name, value in (("0", 0.0), ("1", 1.0)):
         grown.add(f"{name}.parquet", value, rows=8)
     grown.run()
-    grown.add("00.parquet", 2, rows=8)
-    grown.add("01.parquet", 3, rows=8)
+    for name, value in (("00", 2.0), ("01", 3.0)):
+        grown.add(f"{name}.parquet", value, rows=8)
     grown.run()
     assert verify_output(str(grown.out)).rejects == 16
-    broken.clear()
-    import anyio
-
-    assert retry_job is not None and anyio is not None
+    refused.clear()
+    assert retry_job(str(grown.out), {}).metrics.rows_in == 16
+    assert grown.predictions() == [each for each in (0.0, 1.0, 2.0, 3.0) for _ in range(8)]
+    found = verify_output(str(grown.out))
+    assert found.sound
+    assert found.rejects == 0
 
 
 def test_file_size_joins_what_each_generation_adds(grown: Grown) -> None:
@@ -257,66 +270,52 @@ class Killed(BaseException):
     """A process that was ended: nothing after this is run."""
 
 
-def steps(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[int]:
-    """End the process at its change number `at` of the disk, before or after it takes place."""
-    count = 0
+def killed_before(patch: pytest.MonkeyPatch, step: int) -> list[str]:
+    """End the process before its change number `step` of the disk; the changes there were."""
+    seen: list[str] = []
     for name in ("create_if_absent", "replace", "delete"):
         real = getattr(LocalStore, name)
 
         def change(self: LocalStore, *values: Any, _real: Any = real, **named: Any) -> Any:
-            nonlocal count
-            if values and isinstance(values[0], str) and values[0].startswith("lease"):
-                return _real(self, *values, **named)
-            count += 1
-            if at and count * 2 - 1 == at:
-                raise Killed
-            done = _real(self, *values, **named)
-            if at and count * 2 == at:
-                raise Killed
-            return done
+            if values and not values[0].startswith("lease"):
+                seen.append(values[0])
+                if len(seen) >= step > 0:
+                    raise Killed
+            return _real(self, *values, **named)
 
-        monkeypatch.setattr(LocalStore, name, change)
-    yield 0
-    yield count
+        patch.setattr(LocalStore, name, change)
+    return seen
 
 
-def test_killed_at_each_step_of_a_generation_the_same_command_goes_on(
-    tmp_path: Path, echo: Background
+def test_killed_before_each_change_of_a_generation_the_same_command_goes_on(
+    tmp_path: Path, echo: Background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begun(name: str) -> Grown:
-        home = tmp_path / name
-        home.mkdir()
-        found = Grown(home, echo.invocations_url)
-        found.add("1.parquet", 1, rows=10)
-        found.run()
-        found.add("0.parquet", 2, rows=10)
-        return found
-
+    home = tmp_path / "begun"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    grown = Grown(Path(), echo.invocations_url)
+    grown.add("1.parquet", 1, rows=10)
+    grown.run()
+    grown.add("0.parquet", 2, rows=10)
+    shutil.copytree(home, tmp_path / "0")
     with pytest.MonkeyPatch.context() as patch:
-        counted = steps(patch, 0)
-        next(counted)
-        begun("whole").run()
-        total = next(counted)
-    assert total > 8
-    killed = 0
-    for at in range(1, 2 * total + 1):
-        grown = begun(f"k{at}")
-        with pytest.MonkeyPatch.context() as patch:
-            next(steps(patch, at))
-            try:
-                grown.run()
-            except BaseException:  # noqa: BLE001  # Killed, or what became of it in a task group
-                killed += 1
-        status = output_status(str(grown.out))
-        assert status.finished == (not status.missing and status.finished)
+        seen = killed_before(patch, 0)
+        monkeypatch.chdir(tmp_path / "0")
         grown.run()
-        if grown.plan().generation == 1:  # killed before the step that counts and finished nothing
-            grown.run()
-        assert grown.predictions() == [1.0] * 10 + [2.0] * 10, at
-        assert grown.plan().generation == 2
-        found = verify_output(str(grown.out))
-        assert found.sound and found.finished, (at, found.problems)
-    assert killed >= total
+    assert seen[:3] == ["job-000002.json", "_SUCCESS", "manifest.json"]
+    assert seen[-1] == "_SUCCESS" or "_SUCCESS" in seen[3:]
+    for step in range(1, len(seen) + 1):
+        shutil.copytree(home, tmp_path / str(step))
+        monkeypatch.chdir(tmp_path / str(step))
+        with pytest.MonkeyPatch.context() as patch:
+            killed_before(patch, step)
+            with pytest.raises(BaseException):  # noqa: B017, PT011  # what became of it in a task group
+                grown.run()
+        grown.run()
+        assert grown.predictions() == [1.0] * 10 + [2.0] * 10, seen[step - 1]
+        found = verify_output("out")
+        assert found.sound, (seen[step - 1], found.problems)
+        assert (grown.plan().generation, output_status("out").finished) == (2, True)
 
 
 def test_two_at_once_make_one_generation(grown: Grown) -> None:
@@ -358,10 +357,8 @@ def test_shards_take_up_new_files_together(grown: Grown) -> None:
     assert grown.plan().generation == 2
     assert grown.predictions() == [float(each) for each in range(1, 6) for _ in range(ROWS)]
     found = verify_output(str(grown.out))
-    assert found.sound and found.finished
-
-
-Serve = Callable[..., Background]
+    assert found.sound
+    assert found.finished
 
 
 def test_a_table_grows(grown: Grown) -> None:
@@ -375,6 +372,8 @@ def test_a_table_grows(grown: Grown) -> None:
         assert asyncbatch.run(str(found.folder), uri, **given).metrics.rows_in == ROWS
         assert asyncbatch.run(str(found.folder), uri, **given).metrics.rows_in == 0
         with duckdb.connect(f"{grown.home}/{mode}.duckdb") as database:
-            rows = database.execute("select prediction, count(*) from scores group by 1 order by 1").fetchall()
+            rows = database.execute(
+                "select prediction, count(*) from scores group by 1 order by 1"
+            ).fetchall()
         assert rows == [(1.0, ROWS), (2.0, ROWS)], mode
         assert verify_output(uri).sound

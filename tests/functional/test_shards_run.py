@@ -19,7 +19,7 @@ import asyncbatch
 from asyncbatch.config import RunConfig
 from asyncbatch.errors import ConfigError, InputError, OutputError, StoppedError, StorageError
 from asyncbatch.observe.events import RunPlanned, ShardDone
-from asyncbatch.pipeline import leasing
+from asyncbatch.pipeline import leasing, planning
 from asyncbatch.pipeline.api import plan_job, retry_job
 from asyncbatch.sink import open_sink, output
 from asyncbatch.sink.lease import Holder, Lease
@@ -158,9 +158,13 @@ def test_more_shards_than_blocks(tmp_path: Path, model: Any) -> None:
     assert scored("out") == [float(row) for row in range(40)]
 
 
-def test_shards_that_start_at_once_go_by_one_plan(tmp_path: Path, model: Any) -> None:
+def test_shards_that_start_at_once_go_by_one_plan(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each measures block rows of its own; whoever is first decides."""
     source = make("csv", tmp_path)
+    measured = iter((90, 70, 50, 30))
+    monkeypatch.setattr(planning, "block_rows", lambda **_: next(measured))
 
     async def main() -> list[Any]:
         options = {"endpoint": "python:shard_model:score", "send": "x", "chunk_rows": 7}

@@ -86,6 +86,18 @@ def test_a_shard_that_died_is_named_until_the_job_is_done(out: Path) -> None:
     assert not lease.exists()
 
 
+def test_whoever_was_killed_after_finishing_is_forgotten(out: Path) -> None:
+    leases = out.with_name("out.asyncbatch") / "lease"
+    output = open_sink("out", shard="1-of-2")
+    values = json.loads((leases / "1-of-2.json").read_text())
+    output.close()
+    score("1/2")
+    for name in ("1-of-2", "finish"):
+        (leases / f"{name}.json").write_text(json.dumps({**values, "owner": "killed", "pid": 2**22 + 1}))
+    score("0/3")
+    assert list(leases.iterdir()) == []
+
+
 def test_a_status_far_in_the_future_still_answers(out: Path) -> None:
     with open_sink("out", shard="1-of-2"):
         found = output_status("out", clock=lambda: time.time() + 10 * HEARTBEAT_S)

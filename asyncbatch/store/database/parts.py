@@ -87,9 +87,22 @@ class TableParts:
         Raises:
             OutputError: rows were committed, and the table that held them is gone.
         """
+        if self._has_target():
+            return
+        try:
+            with self._connections.transaction() as transaction:
+                transaction.ingest(
+                    self.target, schema.empty_table(), mode="create", namespace=self._uri.namespace
+                )
+        except StorageError:
+            # Another process, or the server for one that was killed, has just made it.
+            if not self._has_target():
+                raise
+
+    def _has_target(self) -> bool:
         with self._connections.transaction() as transaction:
             if self._is_published(transaction) or table_exists(transaction, self._uri, self.target):
-                return
+                return True
             if self._exists(transaction) and transaction.rows(
                 f"SELECT 1 FROM {self._ledger} WHERE sink = $1 LIMIT 1", self._sink
             ):
@@ -97,9 +110,7 @@ class TableParts:
                     f"the table {self.target} of {self._uri.shown} is gone, and rows were committed to it",
                     hint="--overwrite with --mode replace scores every row again",
                 )
-            transaction.ingest(
-                self.target, schema.empty_table(), mode="create", namespace=self._uri.namespace
-            )
+        return False
 
     def publish(self) -> None:
         """Put the finished table in the place of the old one, in one transaction. Repeatable."""
