@@ -123,9 +123,9 @@ class InputConfig:
         help="quoting character of CSV input")
     no_header: bool = option(False, panel=_IN, kind="flag", parse=parse_bool, semantic=True,
         help="CSV input has no header line; columns are then c0, c1, …")
-    settle: float = option(0.0, panel=_IN, metavar="TIME", parse=parse_duration,
+    settle: float | None = option(None, panel=_IN, metavar="TIME", parse=parse_duration,
         help="of a folder, prefix or glob: leave files changed less than this long ago for a later run",
-        default_text="0s: every file is taken")
+        default_text="every file is taken")
     allow_empty: bool = option(False, panel=_IN, kind="flag", parse=parse_bool,
         help="a source without files, or with empty ones, is no error; the output is empty")
 

@@ -63,7 +63,9 @@ Way = Literal["one", "three", "processes"]
 WAYS: tuple[Way, ...] = ("one", "three", "three", "processes")
 """One process; two or three shards at once, another number at each start; `--processes 3`."""
 KILLED = ("a single process", "one of several", "all")
-_FAULTS = [kind for kind in ERROR_KINDS if kind not in ("nan", "hang", "trickle")]
+_WRONG = ("short", "long", "empty", "garbage", "mistyped", "nan")
+_FAULTS = [kind for kind in ERROR_KINDS if kind not in ("hang", "trickle", *_WRONG)]
+"""Replies that are wrong with status 200 are left out: a plan whose probe gets one is refused, by rights."""
 _LONGEST_S = 120.0
 _LEASE_BYTES = 2_000
 

@@ -85,8 +85,11 @@ def _run_job(config: RunConfig, *arguments: Any, **named: Any) -> RunReport:
         from asyncbatch.cli.processes import run_processes
 
         return run_processes(config, *arguments, **named)
+    from asyncbatch.cli.without_pandas import leave_pandas_out
     from asyncbatch.pipeline.api import run_job
 
+    if not (config.endpoint.endpoint or "").startswith("python:"):  # a function may take and give frames
+        leave_pandas_out()
     return run_job(config, *arguments, **named)
 
 

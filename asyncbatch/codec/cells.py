@@ -25,7 +25,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as pt
 
-from asyncbatch.codec.arrow import Array, DataType, Text, large_text, view
+from asyncbatch.codec.arrow import Array, DataType, Text, large_text, numbers, view
 from asyncbatch.codec.arrow import compute as pc
 from asyncbatch.errors import ConfigError
 
@@ -181,8 +181,7 @@ def _is_number(type_: "pa.DataType") -> bool:
 
 
 def _numpy(array: Array, dtype: "np.dtype[Any]") -> "np.ndarray[Any, Any]":
-    values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
-    return values.astype(dtype, copy=False)
+    return numbers(array).astype(dtype, copy=False)
 
 
 def _with_missing_numbers(text: bytes, flat: "np.ndarray[Any, Any]", columns: list[Array]) -> bytes:
@@ -191,7 +190,7 @@ def _with_missing_numbers(text: bytes, flat: "np.ndarray[Any, Any]", columns: li
     values = flat[missing]
     words = np.where(np.isnan(values), b"nan", np.where(values > 0, b"inf", b"-inf")).astype(object)
     if any(column.null_count for column in columns):
-        nulls = np.stack([column.is_null().to_numpy(zero_copy_only=False) for column in columns], axis=1)
+        nulls = np.stack([numbers(column.is_null()) for column in columns], axis=1)
         words[nulls.reshape(-1)[missing]] = b""
     if (words == words[0]).all():
         return text.replace(b"null", words[0])
@@ -263,7 +262,7 @@ def _json_strings(text: Text) -> Text:
 
 def _list_cells(array: Array, end: str) -> Text:
     """`[a,b]`: the values' cells lie in a row, so a list is a range of them with its last comma changed."""
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    lengths = numbers(pc.list_value_length(array).fill_null(0))
     bounds = np.zeros(len(array) + 1, np.int64)
     np.cumsum(lengths, out=bounds[1:])
     values = array.flatten()  # leaves out what lies under null lists

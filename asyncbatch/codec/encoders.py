@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as pt
 
-from asyncbatch.codec.arrow import Array, Text, bytes_of, single
+from asyncbatch.codec.arrow import Array, Text, bytes_of, numbers, single
 from asyncbatch.codec.arrow import compute as pc
 from asyncbatch.codec.blocks import Segment, Slab, StreamBlock
 from asyncbatch.codec.cells import cells, concat, is_binary, is_list, is_text
@@ -311,13 +311,18 @@ def _npy_shape(schema: pa.Schema) -> "tuple[np.dtype[Any], int]":
     return np.dtype(np.float32 if narrow else np.float64), width
 
 
+_TILE_BYTES = 2**18
+"""Columns become rows so much at a time: what is written again for each column stays in the core's cache."""
+_LEAST_TILE_ROWS = 256
+
+
 def _matrix(
     columns: list[Array], schema: pa.Schema, dtype: "np.dtype[Any]", width: int
 ) -> "np.ndarray[Any, Any]":
     rows = len(columns[0])
     if pt.is_fixed_size_list(schema.field(0).type):
         columns = [_list_values(columns[0], width)]
-    matrix = np.empty((len(columns[0]), len(columns)), dtype)
+    filled = []
     for index, column in enumerate(columns):
         if dtype.kind == "f":
             _check_exact(column, schema.field(index).name)
@@ -327,7 +332,13 @@ def _matrix(
                 f"column {schema.field(index).name!r} is declared without nulls but holds one",
                 hint="use --body csv or json, which carry nulls",
             )
-        matrix[:, index] = column.to_numpy(zero_copy_only=False)
+        filled.append(numbers(column))
+    matrix = np.empty((len(columns[0]), len(columns)), dtype)
+    rows_at_a_time = max(_LEAST_TILE_ROWS, _TILE_BYTES // (len(columns) * dtype.itemsize))
+    for start in range(0, len(matrix), rows_at_a_time):
+        tile = slice(start, start + rows_at_a_time)
+        for index, values in enumerate(filled):
+            matrix[tile, index] = values[tile]
     return matrix.reshape(rows, width)
 
 
@@ -336,7 +347,7 @@ def _list_values(lists: Array, width: int) -> Array:
     if not lists.null_count:
         return lists.flatten()
     values = lists.values.slice(lists.offset * width, len(lists) * width)
-    present = np.repeat(lists.is_valid().to_numpy(zero_copy_only=False), width)
+    present = np.repeat(numbers(lists.is_valid()), width)
     return pc.if_else(pa.array(present), values, None)
 
 

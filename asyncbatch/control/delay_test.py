@@ -13,6 +13,8 @@ from enum import Enum
 _BASE = 400
 """Latencies kept as the base; older ones are forgotten, so that it follows the day."""
 _NORMAL = 0.05
+_GRAIN = 1.005
+"""A difference smaller than this is no wait: where all latencies are alike, half of them would be beyond the rest."""
 
 
 class Verdict(Enum):
@@ -75,7 +77,7 @@ class DelayTest:
 
     def at_work(self, seconds: float, *, less: float, more: float) -> Verdict | None:
         """A latency while the guest works; a verdict once the log of the likelihood ratio reaches `more`, or minus `less`."""
-        beyond = seconds > self.limit_s
+        beyond = seconds > _GRAIN * self.limit_s
         self.count += 1
         self.beyond += beyond
         self._score += self._beyond if beyond else self._within

@@ -330,6 +330,7 @@ class GuestController:
         self._hold_s = min(30.0, 2 * self._hold_s)
         self._calm_until_s = now + 10.0
         self._growing = False
+        self._step, self._last = math.log(1.5), None
         self._level_to(0.5 * self._level, now, f"the endpoint refused a request: {sample.outcome.value}")
 
     def _note(self, now: float, what: str, why: str) -> None:

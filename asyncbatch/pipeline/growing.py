@@ -6,6 +6,7 @@ so they stay what they were.
 """
 
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import anyio.to_thread
 
@@ -23,24 +24,38 @@ from asyncbatch.sink.places import open_places
 from asyncbatch.source import Earlier
 
 
-async def unread_if_same(job: Job, location: SinkLocation) -> Source | None:
-    """Of a finished job whose input has the same files still: that input, which nobody needs to open. Else None.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What an earlier run into the same output leaves to know about the input."""
 
-    What is wrong with the output or the input is left for others to say.
+    earlier: Earlier | None = None
+    """None where nothing was planned there."""
+    unread: Source | None = None
+    """Of a finished job whose input has the same files still: that input, which nobody needs to open."""
+
+
+async def look_before(job: Job, location: SinkLocation) -> Before:
+    """Find out before the input is opened. What is wrong with output or input is left for others to say.
+
+    Tables are not asked: what a command means for them depends on whether it is the same as theirs.
     """
     if location.kind == "stream" or location.database is not None or job.config.failure.overwrite:
-        return None
+        return Before()
 
-    def look() -> Source | None:
+    def look() -> Before:
         try:
             state = open_places(location, access=job.sink_access).state
             planned = load_plan(state)
-            if planned is None or finished_manifest(state, planned) is None or planned.input_schema is None:
-                return None
-            same = job.has_same_input(planned.files, _earlier(planned))
+            if planned is None:
+                return Before()
+            earlier = _earlier(planned)
+            schema = planned.input_schema
+            finished = schema is not None and finished_manifest(state, planned) is not None
+            if schema is not None and finished and job.has_same_input(planned.files, earlier):
+                return Before(earlier=earlier, unread=UnreadSource(planned.files, schema))
+            return Before(earlier=earlier)
         except AsyncBatchError:
-            return None
-        return UnreadSource(planned.files, planned.input_schema) if same else None
+            return Before()
 
     return await anyio.to_thread.run_sync(look)
 
@@ -53,17 +68,17 @@ def _earlier(planned: Plan) -> Earlier:
     )
 
 
-async def as_first_read(job: Job, stack: AsyncExitStack, source: Source, planned: Plan) -> Source:
+async def as_first_read(
+    job: Job, stack: AsyncExitStack, source: Source, planned: Plan, *, opened_with: Earlier | None = None
+) -> Source:
     """`source`, opened once more if later files had a say in its types, or `--settle` left planned files out."""
     earlier = _earlier(planned)
-    if isinstance(source, UnreadSource):
+    if earlier == opened_with or not source.resumable:
         return source
     now = {file.path for file in source.files}
     infers = any(file.rows is None for file in source.files) and now != earlier.first
-    left_out = job.config.input.settle > 0 and not earlier.listed <= now
-    if not source.resumable or not (infers or left_out):
-        return source
-    return await job.open_source(stack, earlier)
+    left_out = job.config.input.settle is not None and not earlier.listed <= now
+    return await job.open_source(stack, earlier) if infers or left_out else source
 
 
 def check_columns(config: RunConfig, source: Source, planned: Plan) -> None:

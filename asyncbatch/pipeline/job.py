@@ -90,8 +90,15 @@ class Job:
                     Warned(message=f"hook {name} raised {type(error).__name__} and is told nothing more")
                 )
 
-    async def open(self, stack: AsyncExitStack, unread: Source | None = None) -> tuple[Source, Endpoint]:
-        """Open source and endpoint; both are closed with `stack`, whatever happens. `unread`: instead of the source."""
+    async def open(
+        self, stack: AsyncExitStack, *, earlier: Earlier | None = None, unread: Source | None = None
+    ) -> tuple[Source, Endpoint]:
+        """Open source and endpoint; both are closed with `stack`, whatever happens.
+
+        Args:
+            earlier: what a job that is gone on with has settled about the source.
+            unread: taken for the source, which then is not opened.
+        """
         if not self.config.endpoint.endpoint:
             raise ConfigError(
                 "no endpoint is named",
@@ -99,7 +106,7 @@ class Job:
             )
         # In a thread: it imports its client library, which takes up to 200 ms.
         endpoint = await anyio.to_thread.run_sync(lambda: make_endpoint(self.config, session=self._session))
-        source = unread or await self.open_source(stack)
+        source = unread or await self.open_source(stack, earlier)
         if isinstance(source, LeavesOut) and source.left_out:
             files = text.plural(len(source.left_out), "file")
             self.emit(Warned(message=f"{files} left for a later run: younger than --settle"))

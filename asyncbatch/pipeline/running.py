@@ -23,6 +23,7 @@ from asyncbatch.pipeline.controllers import bytes_in_flight
 from asyncbatch.pipeline.flow import Flow, FlowOptions
 from asyncbatch.pipeline.gate import Gate
 from asyncbatch.pipeline.invoking import Invoker
+from asyncbatch.pipeline.passing import pass_lines
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.reading import DoneRange, Reader, ReadPlan
 from asyncbatch.pipeline.tuning import remember
@@ -131,19 +132,21 @@ class Run:
         self._bytes_total = sum(sizes)
         self._source_share = 0.0
         self._explained_s = -1.0
+        plan = ReadPlan(
+            source=prepared.source,
+            files=tuple(prepared.source.files),
+            send=prepared.selection.send,
+            keep=prepared.selection.keep,
+            read=prepared.selection.read,
+            block_rows=prepared.block_rows,
+            limit=config.input.limit,
+            done={number: list(ranges) for number, ranges in done.items()},
+            keep_sent=not prepared.one_row_works,
+        )
+        plan, encoder = pass_lines(plan, prepared.encoder, config.request)
         self._reader = Reader(
-            plan=ReadPlan(
-                source=prepared.source,
-                files=tuple(prepared.source.files),
-                send=prepared.selection.send,
-                keep=prepared.selection.keep,
-                read=prepared.selection.read,
-                block_rows=prepared.block_rows,
-                limit=config.input.limit,
-                done={number: list(ranges) for number, ranges in done.items()},
-                keep_sent=not prepared.one_row_works,
-            ),
-            encoder=prepared.encoder,
+            plan=plan,
+            encoder=encoder,
             budget=self._budget,
             row=prepared.row,
             on_block=self._flow.wake,

@@ -18,13 +18,13 @@ from asyncbatch.pipeline.growing import (
     as_first_read,
     check_columns,
     grow,
-    unread_if_same,
+    look_before,
     with_later_files,
 )
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.leasing import holding, taken_over, when_free
 from asyncbatch.pipeline.partitioned import check_partitioned_sink
-from asyncbatch.pipeline.planned import UnreadSource, as_planned
+from asyncbatch.pipeline.planned import as_planned
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.resuming import check_resumable, total_rows
 from asyncbatch.pipeline.running import Run
@@ -87,7 +87,8 @@ async def _to_output(job: Job, sink: str) -> RunReport:
     async with AsyncExitStack() as stack:
         # Bad input is said before anything is made on disk.
         location = locate(sink, format=config.output.format)
-        source, endpoint = await job.open(stack, await unread_if_same(job, location))
+        before = await look_before(job, location)
+        source, endpoint = await job.open(stack, earlier=before.earlier, unread=before.unread)
         check_partitioned_sink(config, location)
         check_apart(job.source_spec, source.files, location, config.output.report)
         job.report_path = config.output.report
@@ -106,7 +107,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         stack.push_async_callback(_in_thread, output.close)
         await stack.enter_async_context(holding(output, job.stop))
         if output.plan is not None:
-            known = await as_first_read(job, stack, source, output.plan)
+            known = await as_first_read(job, stack, source, output.plan, opened_with=before.earlier)
             if await _begins_anew(job, output, known, endpoint):
                 await anyio.to_thread.run_sync(output.set_aside)
             else:
@@ -124,8 +125,8 @@ async def _to_output(job: Job, sink: str) -> RunReport:
                 rows = await anyio.to_thread.run_sync(output.finished_rows)
                 job.tools.metrics.planned(rows_total=rows, rows_resumed=rows)
                 return job.done()
-            if isinstance(source, UnreadSource):  # a part was removed
-                every = await as_first_read(job, stack, await job.open_source(stack), planned)
+            if source is before.unread:  # a part was removed
+                every = await job.open_source(stack, before.earlier)
             source = as_planned(every, planned.files)
         watch = ModelWatch(endpoint, emit=job.emit, allowed="model" in config.failure.allow_change)
         prepared = await watch.beside(job.prepare(source, endpoint, planned))

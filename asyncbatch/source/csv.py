@@ -19,6 +19,7 @@ from asyncbatch.source.hive import partition_fields
 from asyncbatch.source.merge import check_names, same_names
 from asyncbatch.source.misread import missing_column_hint
 from asyncbatch.source.opened import OpenedSource
+from asyncbatch.source.passing import Lines, PassingParser
 from asyncbatch.source.paths import FoundFile
 from asyncbatch.source.rowends import CsvRows
 from asyncbatch.source.text import MAX_ROW_BYTES, TextFile, sample_slabs, spread
@@ -76,15 +77,29 @@ def open_csv(
                 partitions=each.partitions,
             )
         )
+
+    def parser(text: TextFile, columns: Sequence[str]) -> CsvParser:
+        return dialect.parser(text, {name: types[name] for name in columns})
+
+    def passing(lines: Lines) -> TextReader:
+        return TextReader(
+            files=texts,
+            find=dialect.rows.find,
+            make_parser=lambda text, columns: PassingParser(
+                columns=columns,
+                sent=names,
+                in_order=text.names == names,
+                make_parser=lambda columns: parser(text, columns),
+                lines=lines,
+            ),
+        )
+
     return OpenedSource(
         columns=[pa.field(name, types[name]) for name in names],
         partitions=partitions,
         files=files,
-        reader=TextReader(
-            files=texts,
-            find=dialect.rows.find,
-            make_parser=lambda text, columns: dialect.parser(text, {name: types[name] for name in columns}),
-        ),
+        reader=TextReader(files=texts, find=dialect.rows.find, make_parser=parser),
+        passing=passing if dialect.delimiter == "," and dialect.quote == '"' else None,
     )
 
 

@@ -54,10 +54,12 @@ def list_files(spec: str, config: InputConfig, access: Access, earlier: Earlier 
     else:
         where, files, folder = find_remote(spec, access, allow_empty=config.allow_empty)
         several = folder
-    young = too_young(files, where, config.settle, earlier) if several and config.settle else set()
+    young = (
+        too_young(files, where, config.settle, earlier) if several and config.settle is not None else set()
+    )
     if young and len(young) == len(files):
         raise InputError(
-            f"every file of {spec} is younger than --settle {config.settle:g}s",
+            f"every file of {spec} is younger than --settle",
             hint="the same command reads them when they are older",
         )
     return Listing(

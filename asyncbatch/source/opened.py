@@ -1,6 +1,6 @@
 """The `Source` that all formats share; a format is a `Reader` behind it."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ from asyncbatch.errors import InputError
 from asyncbatch.model import InputFile, SourceBlock
 from asyncbatch.source.blocks import Gap, Offsets, Piece, cut_blocks, find_gaps
 from asyncbatch.source.hive import partition_scalar
+from asyncbatch.source.passing import LINE, Lines
 from asyncbatch.source.text import spread
 
 _SAMPLED_FILES = 4
@@ -53,13 +54,16 @@ class OpenedSource:
         files: Sequence[InputFile],
         reader: Reader,
         resumable: bool = True,
+        passing: Callable[[Lines], Reader] | None = None,
     ) -> None:
+        """`passing`: makes a reader that gives the column `LINE` besides."""
         self._own = tuple(field.name for field in columns)
         self._partitions = {field.name: field.type for field in partitions}
         self._schema = pa.schema([*columns, *partitions])
         self._files = tuple(files)
         self._reader = reader
         self._resumable = resumable
+        self._passing = passing
         self.left_out: Sequence[str] = ()
         """Files that `--settle` leaves for a later run; set by whoever lists them."""
 
@@ -128,6 +132,22 @@ class OpenedSource:
             end = None if ends is None else int(ends[-1])
         if rows % block_rows:
             yield rows, end
+
+    def passing(self, sent: Sequence[str], lines: Lines) -> "OpenedSource | None":
+        """The same with one more column, `LINE`: the rows as text, their own where `lines` can prove it.
+
+        None where `sent` are not the columns of the files, all and in their order, or their text is no CSV.
+        """
+        if self._passing is None or tuple(sent) != self._own or LINE in self._schema.names:
+            return None
+        fields = [self._schema.field(name) for name in self._schema.names]
+        return OpenedSource(
+            columns=[*fields[: len(self._own)], pa.field(LINE, pa.large_string())],
+            partitions=fields[len(self._own) :],
+            files=self._files,
+            reader=self._passing(lines),
+            resumable=self._resumable,
+        )
 
     def sample(self, *, columns: Sequence[str], rows: int) -> pa.Table:
         """At most `rows` readable rows: from the start, the middle and the end, and from up to four files."""

@@ -29,6 +29,7 @@ from asyncbatch.pipeline.api import retry_job
 from asyncbatch.sink import open_sink
 from asyncbatch.sink.layout import parse_part_name
 from asyncbatch.sink.parts import PartsSink
+from asyncbatch.sink.plan import load_plan
 from asyncbatch.store.local import LocalStore
 
 BLOCK_ROWS = 8
@@ -95,7 +96,8 @@ class JobStates(RuleBasedStateMachine):
         self.patches.setattr("asyncbatch.pipeline.flow.full_jitter", lambda *_, **__: 0.0)
         self.source = self.home / "in"
         self.source.mkdir()
-        self.rows: list[float] = []
+        self.values: dict[str, list[float]] = {}
+        """By input file."""
         self.damaged: set[str] = set()
         self.retried = False
         """A retry was begun: some rows may have been answered that the endpoint refuses in a run."""
@@ -106,7 +108,7 @@ class JobStates(RuleBasedStateMachine):
         for name, rows in FILES.items():
             values = [float(start + row) for row in range(rows)]
             pq.write_table(pa.table({"x": values}), self.source / f"{name}.parquet")
-            self.rows += values
+            self.values[name] = values
             start += rows
         self.out = self.home / sink
         self.state = self.home / f"{sink}.asyncbatch"
@@ -265,14 +267,24 @@ class JobStates(RuleBasedStateMachine):
 
     @precondition(lambda self: self.planned() and not self.damaged and not self.retrying())
     @rule(name=st.sampled_from(["0", "aa", "c"]), part=st.integers(0, 20))
-    def a_file_is_added_and_waits(self, name: str, part: int) -> None:
-        """Whatever its place in the order of files, and with rows of the planned files still to be scored."""
+    def a_file_is_added(self, name: str, part: int) -> None:
+        """Whatever its place in the order of files: it waits for the rows that were planned, and then comes after them."""
+        if name in self.values:
+            return
         if self.parts == self.out and part < len(self.visible()):
             (self.parts / self.visible()[part]).unlink()
-        added = self.source / f"{name}.parquet"
-        pq.write_table(pa.table({"x": [1_000.0, 1_001.0]}), added)
-        self.go()
-        added.unlink()
+        finished, added = self.finished(), self.source / f"{name}.parquet"
+        values = [1_000.0 + 10 * len(self.values), 1_001.0 + 10 * len(self.values)]
+        pq.write_table(pa.table({"x": values}), added)
+        if finished and self.parts != self.out:
+            self.refused("appeared since")
+            added.unlink()
+        elif finished:
+            self.values[name] = values
+            self.go()
+        else:
+            self.go()
+            added.unlink()
         self.check_end()
 
     @precondition(lambda self: self.planned())
@@ -307,15 +319,14 @@ class JobStates(RuleBasedStateMachine):
     def every_visible_part_is_whole(self) -> None:
         if not self.parts_folder():
             return
-        offset = dict(zip(range(len(FILES)), [0, *FILES.values()], strict=False))
+        files = self.files()
         for name in self.visible():
             if name in self.damaged:
                 continue
             block = parse_part_name(name)
             assert block is not None
             table = pq.read_table(self.parts / name, page_checksum_verification=True)
-            first = offset[block.file]
-            self.check_rows(table, self.rows[first + block.start : first + block.stop])
+            self.check_rows(table, files[block.file][block.start : block.stop])
 
     def teardown(self) -> None:
         for name in self.damaged:
@@ -380,7 +391,13 @@ class JobStates(RuleBasedStateMachine):
         if not (self.state / "_SUCCESS").exists():
             return False
         held = sum(block.rows for block in map(parse_part_name, self.visible()) if block is not None)
-        return self.parts != self.out or held == len(self.rows)
+        return self.parts != self.out or held == sum(len(values) for values in self.files())
+
+    def files(self) -> list[list[float]]:
+        """The values of the planned files, in the plan's order."""
+        plan = load_plan(LocalStore(self.state, self.state)) if self.planned() else None
+        names = sorted(self.values) if plan is None else [Path(file.path).stem for file in plan.files]
+        return [self.values[name] for name in names]
 
     def parts_folder(self) -> bool:
         return hasattr(self, "parts") and self.parts.is_dir()
@@ -396,7 +413,7 @@ class JobStates(RuleBasedStateMachine):
         assert (self.state / "_SUCCESS").exists()
         assert not list((self.state / "tmp").glob("*"))
         if not self.damaged:
-            self.check_rows(pq.read_table(self.out), self.rows)
+            self.check_rows(pq.read_table(self.out), [row for values in self.files() for row in values])
             assert self.errors() == pq.read_table(self.out)["error"].drop_null().length()
 
     def check_rows(self, table: pa.Table, rows: list[float]) -> None:

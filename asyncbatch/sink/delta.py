@@ -1,0 +1,179 @@
+"""A Delta Lake table, published from committed parts in one commit a generation.
+
+The parts stay in the state folder, so that later files of the input can be added. A commit carries the job's id and the
+generation as an application transaction (https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifiers):
+whoever publishes the same again finds it there, and of two at once the table's log takes one.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from asyncbatch.errors import MissingExtraError, OutputError, StorageError
+from asyncbatch.sink.join import Piece, read_pieces
+from asyncbatch.sink.parts import PartInfo
+from asyncbatch.sink.plan import Plan
+from asyncbatch.store.base import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ATTEMPTS = 5
+_FILE_BYTES = 128 * 2**20
+"""Of one data file of the table; so much is held in memory, encoded."""
+
+
+class DeltaTable:
+    """The table at `uri`, a path or `s3://`.
+
+    Args:
+        mode: as `--mode`.
+        options: how the table's store is reached, by the names of delta-rs.
+    """
+
+    def __init__(self, uri: str, *, mode: str, options: dict[str, str]) -> None:
+        try:
+            import deltalake  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError(
+                "--format delta needs a library that is not installed", hint="pip install 'asyncbatch[delta]'"
+            ) from error
+        self._uri = uri
+        self._mode = mode
+        self._options = options
+
+    def check(self, schema: "pa.Schema") -> None:
+        """Refuse what the table cannot take, before anything is scored.
+
+        Raises:
+            OutputError: there is one under `fail`, it has other columns under `append`, or Delta Lake has no such type.
+        """
+        import pyarrow as pa
+        from deltalake import Schema
+
+        for column in schema:
+            try:
+                Schema.from_arrow(pa.schema([column]))
+            except Exception as error:  # of the library's own kinds, which are no public names
+                raise OutputError(
+                    f"column {column.name!r} of type {column.type} cannot be in a Delta Lake table",
+                    hint=f"leave it out: --keep with the other columns, without {column.name}",
+                ) from error
+        there = self._open()
+        if there is None or self._mode == "replace":
+            return
+        if self._mode == "fail":
+            raise OutputError(
+                f"the Delta Lake table {self._uri} exists",
+                hint="--mode append adds rows to it, --mode replace puts new rows in the place of the old in one commit",
+            )
+        wanted = {each.name: each.type for each in Schema.from_arrow(schema).fields}
+        found = {each.name: each.type for each in there.schema().fields}
+        for name in [*wanted, *(name for name in found if name not in wanted)]:
+            if wanted.get(name) != found.get(name):
+                raise OutputError(
+                    f"column {name!r} is {_named(wanted.get(name))} in the output and {_named(found.get(name))} in"
+                    f" {self._uri}",
+                    hint="--keep, --rename and --prediction-type decide what is written",
+                )
+
+    def exists(self) -> bool:
+        """Whether there is a table.
+
+        Raises:
+            StorageError: its store cannot be reached.
+        """
+        return self._open() is not None
+
+    def publish(self, plan: Plan, store: Store, parts: Sequence[PartInfo]) -> None:
+        """Commit the rows of the generation's own files, once, whoever tries it how often. Memory is bounded.
+
+        Raises:
+            OutputError: somebody else made the table meanwhile (`fail`), or a part is damaged.
+            StorageError: the store failed; the table is as it was before, or has all the rows.
+        """
+        from deltalake import CommitProperties, Transaction, write_deltalake
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        for generation in range(1, plan.generation + 1):
+            pieces = [
+                Piece(store=store, name=part.name)
+                for part in parts
+                if part.block.file in plan.files_of(generation)
+            ]
+            for attempt in range(_ATTEMPTS):
+                if self._holds(plan.job_id, generation):
+                    break
+                try:
+                    write_deltalake(
+                        self._uri,
+                        _reader(plan.schema.remove_metadata(), pieces),
+                        mode=self._write_mode(generation),
+                        schema_mode="overwrite" if self._mode == "replace" and generation == 1 else None,
+                        target_file_size=_FILE_BYTES,
+                        storage_options=self._options or None,
+                        commit_properties=CommitProperties(
+                            custom_metadata={
+                                "asyncbatch.job-id": plan.job_id,
+                                "asyncbatch.generation": str(generation),
+                            },
+                            app_transactions=[Transaction(_app_id(plan.job_id), generation)],
+                        ),
+                    )
+                    break
+                except CommitFailedError as error:  # another commit was faster: ours, or one that matters not
+                    if attempt == _ATTEMPTS - 1:
+                        raise StorageError(
+                            f"the Delta Lake table {self._uri} is written by others all the time",
+                            hint="the same command tries again: every row is scored already",
+                        ) from error
+                except (DeltaError, OSError) as error:
+                    if self._holds(plan.job_id, generation):
+                        break
+                    raise self._failed(error) from error
+
+    def _write_mode(self, generation: int) -> Any:
+        if generation > 1 or self._mode == "append":
+            return "append"
+        return "overwrite" if self._mode == "replace" else "error"
+
+    def _holds(self, job_id: str, generation: int) -> bool:
+        there = self._open()
+        version = there.transaction_version(_app_id(job_id)) if there is not None else None
+        return version is not None and version >= generation
+
+    def _open(self) -> Any:
+        """The table as it is now; None if there is none."""
+        import deltalake
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        try:
+            return deltalake.DeltaTable(self._uri, storage_options=self._options or None)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> StorageError:
+        said = str(error).strip().splitlines()
+        return StorageError(
+            f"the Delta Lake table {self._uri} cannot be used: {said[0] if said else type(error).__name__}",
+            hint="check that it can be reached; the same command goes on, and scores no row again",
+        )
+
+
+def _app_id(job_id: str) -> str:
+    return f"asyncbatch-{job_id}"
+
+
+def _named(kind: object) -> str:
+    return "missing" if kind is None else str(getattr(kind, "type", kind))
+
+
+def _reader(schema: "pa.Schema", pieces: Sequence[Piece]) -> "pa.RecordBatchReader":
+    import pyarrow as pa
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        for batch in read_pieces(pieces):
+            yield batch.cast(schema) if batch.schema != schema else batch
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
