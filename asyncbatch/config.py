@@ -40,7 +40,7 @@ BODIES = ("csv", "csv-header", "jsonl", "json", "npy", "arrow", "parquet", "raw"
 ROW_FORMS = ("array", "object", "value")
 ON_ERROR = ("null", "drop", "fail")
 MODES = ("append", "replace", "fail")
-FORMATS = ("parquet", "csv", "jsonl")
+FORMATS = ("parquet", "csv", "jsonl", "delta")
 LOG_FORMATS = ("text", "json")
 TRANSPORTS = ("direct", "aioboto3")
 META = ("variant", "inference-id", "scored-at")
@@ -298,7 +298,7 @@ class OutputConfig:
     """What is written and said."""
 
     format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=choice(*FORMATS), choices=FORMATS,
-        semantic=True, help="format of a single-file or stdout sink", default_text="by the name; jsonl for -")
+        semantic=True, help="format of a single-file or stdout sink; delta: a Delta Lake table", default_text="by the name; jsonl for -")
     mode: str = option("fail", panel=_OUT, metavar="|".join(MODES), parse=choice(*MODES), choices=MODES, semantic=True,
         help="a table that exists: add rows to it, replace it in one step at the end, or fail")
     partition_by: str | None = option(None, panel=_OUT, metavar="same", parse=choice("same"), choices=("same",), semantic=True,

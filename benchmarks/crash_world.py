@@ -34,7 +34,8 @@ from asyncbatch.sink.layout import (
     plan_name,
 )
 from asyncbatch.sink.lease import WHOLE, Holder, Lease, acquire, acquire_finish
-from asyncbatch.sink.output import Output, wipe
+from asyncbatch.sink.ours import wipe
+from asyncbatch.sink.output import Output
 from asyncbatch.sink.parts import PartsSink
 from asyncbatch.sink.plan import Plan, load_plan, plan_from_json
 from asyncbatch.sink.retrying import Retry

@@ -110,7 +110,7 @@ class Workspace:
             else:
                 shutil.copy2(source, folder / name)
 
-    def run(self, tests: Sequence[str], *more: str) -> tuple[int, str]:
+    def run(self, tests: Sequence[str], *more: str, longest_s: float | None = None) -> tuple[int, str]:
         """pytest's exit code, and what it said."""
         environment = {
             **os.environ,
@@ -125,7 +125,7 @@ class Workspace:
             capture_output=True,
             text=True,
             check=False,
-            timeout=3 * LONGEST_S,
+            timeout=longest_s,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
 
@@ -144,7 +144,7 @@ class Workspace:
         began = time.monotonic()
         path.write_text(mutant.applied(text))
         try:
-            code, said = self.run(mutant.guard, f"--crashes={CRASHES}")
+            code, said = self.run(mutant.guard, f"--crashes={CRASHES}", longest_s=3 * LONGEST_S)
         except subprocess.TimeoutExpired:
             code, said = 1, "FAILED it hung"
         finally:
@@ -186,7 +186,9 @@ def try_all(mutants: Sequence[Mutant], *, workers: int) -> list[Tried]:
             return tried
 
         with ThreadPoolExecutor(workers) as pool:
-            without = pool.submit(passes_unchanged, places, sorted({each for one in mutants for each in one.guard}))
+            without = pool.submit(
+                passes_unchanged, places, sorted({each for one in mutants for each in one.guard})
+            )
             tried = list(pool.map(one, mutants))
             if said := without.result():
                 raise SystemExit(f"the tests fail without a mutant:\n{said}")

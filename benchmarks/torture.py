@@ -206,7 +206,7 @@ class Torture:
         home.mkdir()
         job = Job(source, sink, way, home)
         began = time.monotonic()
-        phases: tuple[Phase, ...] = (*PHASES, "joining") if sink == "joined" else PHASES
+        phases: tuple[Phase, ...] = (*PHASES, "joining", "joining") if sink == "joined" else PHASES
         while job.killed < kills and not job.finished:
             self._round(job, self._commands(job), self._rng.choice(phases))
         self._round(job, self._commands(job, last=True), None)
@@ -255,7 +255,7 @@ class Torture:
             processes.append(process)
         starts = 3 if job.way == "processes" and phase != "retrying" else len(commands)
         job.starts += starts
-        killed: set[Any] = set()
+        killed: dict[Any, str] = {}
         wounded = False
         if phase is not None:
             self._await_moment(phase, job, processes)
@@ -279,7 +279,11 @@ class Torture:
             assert process.exitcode in _expected(commands[number], finished=finished, wounded=wounded), (
                 f"{commands[number]} ended with {process.exitcode}: {said[-2000:]}"
             )
-        count = sum(process.exitcode == -signal.SIGKILL for process in killed) + wounded
+        dead = [name for process, name in killed.items() if process.exitcode == -signal.SIGKILL]
+        dead += ["one of several"] * wounded
+        for name in dead:
+            job.kills_of[name] += 1
+        count = len(dead)
         if phase is None or not count:
             assert phase is not None or job.finished, "every row is there, and nobody has finished the output"
             return
@@ -294,8 +298,8 @@ class Torture:
             published = (job.state / "manifest.json").exists()
             job.lost_rows += [0.0 if published else max(0, lost) / count] * count
 
-    def _kill(self, job: Job, phase: Phase, processes: list[Any]) -> tuple[set[Any], bool]:
-        """One, some or all; which of `processes` were, and whether one that they had started was."""
+    def _kill(self, job: Job, phase: Phase, processes: list[Any]) -> tuple[dict[Any, str], bool]:
+        """One, some or all; which of `processes` were, as what, and whether one that they had started was."""
         living = [process for process in processes if process.is_alive()]
         if job.way == "processes" and phase != "retrying" and self._rng.random() < 0.5:
             children = [
@@ -304,26 +308,24 @@ class Torture:
             if children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._rng.choice(children), signal.SIGKILL)
-                    job.kills_of["one of several"] += 1
-                    return set(), True
+                    return {}, True
         if not living:
-            return set(), False
+            return {}, False
         victims = living if self._rng.random() < 0.5 else [self._rng.choice(living)]
         for process in victims:
             os.kill(process.pid, signal.SIGKILL)
         name = "a single process" if len(processes) == 1 else "all" if len(victims) > 1 else "one of several"
         if job.way == "processes" and phase != "retrying":
             name = "all"
-        job.kills_of[name] += len(victims)
+        killed = dict.fromkeys(victims, name)
         others = [process for process in living if process not in victims]
         if others and self._rng.random() < 0.3:  # and these a little later
             others[0].join(self._rng.uniform(0, 0.4))
             for process in others:
                 if process.is_alive():
                     os.kill(process.pid, signal.SIGKILL)
-                    job.kills_of["one of several"] += 1
-                    victims.append(process)
-        return set(victims), False
+                    killed[process] = "one of several"
+        return killed, False
 
     def _at_work(self, job: Job) -> list[int]:
         """Processes that hold a lease and live."""

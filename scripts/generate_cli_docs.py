@@ -19,6 +19,7 @@ from asyncbatch.cli.options import default_text, run_defaults, run_options  # no
 from asyncbatch.observe.metric import metrics_of  # noqa: E402
 from asyncbatch.observe.metrics import RunTotals, Snapshot  # noqa: E402
 from asyncbatch.observe.schema import document_schema, report_schema  # noqa: E402
+from asyncbatch.observe.timeline import TimelinePoint  # noqa: E402
 from asyncbatch.option import flag  # noqa: E402
 from asyncbatch.pipeline.preview import SCHEMA_VERSION as PLAN_SCHEMA_VERSION  # noqa: E402
 from asyncbatch.pipeline.preview import PlanReport  # noqa: E402
@@ -71,7 +72,11 @@ def options_page() -> str:
 def metrics_page() -> str:
     """Names, units and formulas."""
     parts = ["# Metrics", NOTE]
-    for title, cls in (("While a run is under way", Snapshot), ("In the report of a run", RunTotals)):
+    for title, cls in (
+        ("While a run is under way", Snapshot),
+        ("In the report of a run", RunTotals),
+        ("In the report's timeline, a point each", TimelinePoint),
+    ):
         rows = ["| metric | unit | what it is |", "|---|---|---|"]
         rows += [
             f"| `{name}` | {each.unit} | {_cell(each.formula)} |" for name, each in metrics_of(cls).items()

@@ -44,6 +44,7 @@ class Bound(Enum):
     PAYLOAD = "payload"
     CONCURRENCY = "concurrency"
     CHUNK_ROWS = "chunk-rows"
+    BLOCK_ROWS = "block-rows"
     RATE = "rate"
     ROW_RATE = "row-rate"
     TARGET_LATENCY = "target-latency"
@@ -74,6 +75,7 @@ _SAID: dict[Bound, tuple[str, str]] = {
     Bound.PAYLOAD: ("payload cap", "the largest body: --max-payload, or the size that the endpoint refused"),
     Bound.CONCURRENCY: ("--concurrency", "--concurrency: as many requests are in flight as it allows"),
     Bound.CHUNK_ROWS: ("--chunk-rows", "--chunk-rows: requests have as many rows as it allows"),
+    Bound.BLOCK_ROWS: ("--block-rows", "the blocks: a request cannot be larger than one; see --block-rows and --max-memory"),
     Bound.RATE: ("--rate", "--rate: requests wait for it"),
     Bound.ROW_RATE: ("--row-rate", "--row-rate: requests wait for it"),
     Bound.TARGET_LATENCY: ("--target-latency", "--target-latency: more at once would exceed it"),
@@ -127,6 +129,8 @@ class Evidence:
     """The limit is the user's ceiling."""
     at_chunk_rows: bool = False
     """The wanted rows are the user's ceiling."""
+    at_block_rows: bool = False
+    """The wanted rows are a whole block."""
     at_memory: bool = False
     """The bodies in flight are all that memory allows."""
     near_target: bool = False
@@ -174,6 +178,8 @@ def _of_a_full_gate(evidence: Evidence) -> Bound:
         return Bound.CONCURRENCY
     if evidence.at_chunk_rows:
         return Bound.CHUNK_ROWS
+    if evidence.at_block_rows:
+        return Bound.BLOCK_ROWS
     if evidence.at_payload_cap or (evidence.chunks and evidence.capped > _MOST * evidence.chunks):
         return Bound.PAYLOAD
     return Bound.ENDPOINT

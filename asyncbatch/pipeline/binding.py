@@ -73,17 +73,25 @@ class BindingWatch:
 
     Args:
         most_bytes: what the bodies in flight may have together.
+        block_rows: rows of a block.
         cpu: thread and process CPU seconds so far.
     """
 
     def __init__(
-        self, *, config: RunConfig, controller: Controller, most_bytes: int, cpu: Callable[[], _Cpu] = _cpu
+        self,
+        *,
+        config: RunConfig,
+        controller: Controller,
+        most_bytes: int,
+        block_rows: int = MAX_CHUNK_ROWS,
+        cpu: Callable[[], _Cpu] = _cpu,
     ) -> None:
         speed = config.speed
         self._controller = controller
         self._most_bytes = most_bytes
         self._most_in_flight = concurrency_ceiling(config)
         self._most_rows = speed.chunk_rows.high if speed.chunk_rows is not None else MAX_CHUNK_ROWS
+        self._block_rows = block_rows
         self._target_s = speed.target_latency
         self._background = speed.background
         self._cpu = cpu
@@ -132,6 +140,7 @@ class BindingWatch:
             at_payload_cap=state is not None and state.at_size_cap,
             at_concurrency=self._controller.concurrency() >= self._most_in_flight,
             at_chunk_rows=last.chunk_rows >= self._most_rows,
+            at_block_rows=last.chunk_rows >= self._block_rows,
             at_memory=(last.in_flight + 1) * mean_bytes > self._most_bytes,
             near_target=self._target_s is not None and mean_s > _NEAR_TARGET * self._target_s,
             settled=state is None or state.settled,

@@ -35,10 +35,12 @@ def make_controller(
     clock: Callable[[], float],
     rng: random.Random,
     start: LearnedPoint | None = None,
+    block_rows: int = MAX_CHUNK_ROWS,
 ) -> Controller:
     """The controller for `config`, within the user's bounds; a fixed one where nothing is left to find.
 
     Args:
+        block_rows: rows of a block. No chunk has more; one that wanted more would reckon its bytes in flight with them.
         start: what an earlier run learned of the endpoint; a guest measures anew.
     """
     speed = config.speed
@@ -46,6 +48,7 @@ def make_controller(
     flight = speed.concurrency or IntRange(1, MAX_CONCURRENCY)
     if rows.low == rows.high and flight.low == flight.high:
         return FixedController(chunk_rows=rows.high, chunk_bytes=speed.max_payload, concurrency=flight.high)
+    rows = IntRange(min(rows.low, block_rows), min(rows.high, block_rows))
     if speed.background:
         return GuestController(
             clock=clock,

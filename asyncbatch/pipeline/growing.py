@@ -39,7 +39,8 @@ async def look_before(job: Job, location: SinkLocation) -> Before:
 
     Tables are not asked: what a command means for them depends on whether it is the same as theirs.
     """
-    if location.kind == "stream" or location.database is not None or job.config.failure.overwrite:
+    table = location.database is not None or location.delta
+    if location.kind == "stream" or table or job.config.failure.overwrite:
         return Before()
 
     def look() -> Before:

@@ -29,7 +29,7 @@ def without_folders(selection: Selection, source: Source, config: RunConfig) -> 
 def check_partitioned_sink(config: RunConfig, location: SinkLocation) -> None:
     """Raises ConfigError if the sink has no folders to write into."""
     if config.output.partition_by is not None and (
-        location.kind != "folder" or location.database is not None
+        location.kind != "folder" or location.database is not None or location.delta
     ):
         raise ConfigError(
             f"--partition-by makes folders, and {location.spec} is none", hint="name a folder as SINK"

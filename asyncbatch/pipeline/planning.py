@@ -187,6 +187,7 @@ async def prepare(
     row = _footprint(sample, selection, probes)
     tuning = tuning_for(config, endpoint, content_type=encoder.content_type, send=selection.send, warn=warn)
     recalled = await anyio.to_thread.run_sync(tuning.recall) if tuning is not None else None
+    rows_a_block = _block_rows(config, planned, probes, row)
     return Prepared(
         source=source,
         endpoint=endpoint,
@@ -196,9 +197,13 @@ async def prepare(
         layout=layout,
         shape=shape,
         controller=make_controller(
-            config, clock=clock, rng=rng, start=recalled.point if recalled is not None else None
+            config,
+            clock=clock,
+            rng=rng,
+            start=recalled.point if recalled is not None else None,
+            block_rows=rows_a_block,
         ),
-        block_rows=_block_rows(config, planned, probes, row),
+        block_rows=rows_a_block,
         row=row,
         min_rows=max(probes.min_rows, planned.min_rows if planned is not None else 1),
         one_row_works=probes.one_row_works or not probes.answers,

@@ -122,7 +122,9 @@ class Run:
         most_bytes = bytes_in_flight(speed.block_memory, prepared.row)
         if isinstance(controller, BoundByMemory):
             controller.note_bytes_in_flight(most_bytes)
-        self._binding = BindingWatch(config=config, controller=controller, most_bytes=most_bytes)
+        self._binding = BindingWatch(
+            config=config, controller=controller, most_bytes=most_bytes, block_rows=prepared.block_rows
+        )
         self._writing = 0
         self._flow.note_unread_rows(rows_left)
         sizes = [file.size_bytes for file in prepared.source.files]

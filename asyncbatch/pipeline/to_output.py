@@ -162,7 +162,7 @@ async def _begins_anew(job: Job, output: Output, source: Source, endpoint: Endpo
     try:
         check_resumable(output.plan, job.config, source, endpoint, output.location.spec, history=history)
     except OutputError:
-        return output.location.database is not None
+        return output.location.database is not None or output.location.delta
     return False
 
 

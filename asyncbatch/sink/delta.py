@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ATTEMPTS = 5
-_FILE_BYTES = 128 * 2**20
+_FILE_BYTES = 64 * 2**20
 """Of one data file of the table; so much is held in memory, encoded."""
 
 
@@ -58,6 +58,11 @@ class DeltaTable:
                     f"column {column.name!r} of type {column.type} cannot be in a Delta Lake table",
                     hint=f"leave it out: --keep with the other columns, without {column.name}",
                 ) from error
+            if pa.types.is_uint64(column.type):
+                raise OutputError(
+                    f"column {column.name!r} of type uint64 cannot be in a Delta Lake table, whose integers have a sign",
+                    hint=f"leave it out: --keep with the other columns, without {column.name}",
+                )
         there = self._open()
         if there is None or self._mode == "replace":
             return
@@ -100,13 +105,14 @@ class DeltaTable:
                 for part in parts
                 if part.block.file in plan.files_of(generation)
             ]
+            unreadable: list[OutputError] = []
             for attempt in range(_ATTEMPTS):
                 if self._holds(plan.job_id, generation):
                     break
                 try:
                     write_deltalake(
                         self._uri,
-                        _reader(plan.schema.remove_metadata(), pieces),
+                        _reader(plan.schema.remove_metadata(), pieces, unreadable),
                         mode=self._write_mode(generation),
                         schema_mode="overwrite" if self._mode == "replace" and generation == 1 else None,
                         target_file_size=_FILE_BYTES,
@@ -127,6 +133,8 @@ class DeltaTable:
                             hint="the same command tries again: every row is scored already",
                         ) from error
                 except (DeltaError, OSError) as error:
+                    if unreadable:
+                        raise unreadable[0] from error
                     if self._holds(plan.job_id, generation):
                         break
                     raise self._failed(error) from error
@@ -169,11 +177,18 @@ def _named(kind: object) -> str:
     return "missing" if kind is None else str(getattr(kind, "type", kind))
 
 
-def _reader(schema: "pa.Schema", pieces: Sequence[Piece]) -> "pa.RecordBatchReader":
+def _reader(
+    schema: "pa.Schema", pieces: Sequence[Piece], unreadable: list[OutputError]
+) -> "pa.RecordBatchReader":
+    """The rows of `pieces`; what is wrong with them goes into `unreadable`, because the library passes on its text only."""
     import pyarrow as pa
 
     def batches() -> "Iterator[pa.RecordBatch]":
-        for batch in read_pieces(pieces):
-            yield batch.cast(schema) if batch.schema != schema else batch
+        try:
+            for batch in read_pieces(pieces):
+                yield batch.cast(schema) if batch.schema != schema else batch
+        except OutputError as error:
+            unreadable.append(error)
+            raise
 
     return pa.RecordBatchReader.from_batches(schema, batches())

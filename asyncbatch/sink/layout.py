@@ -6,7 +6,7 @@ OUT.asyncbatch/             the state, always beside the output
     job-000001.json         the plan, one file a generation
     files/ rejects/ tmp/ lease/
     retry.json retry/       of a retry, until it has ended
-    parts/                  of a single-file sink, until it is published
+    parts/                  of a single-file sink, until it is published; of a Delta Lake table, for good
     history.json            what became different while the job ran
     manifest.json errors.parquet report.json _SUCCESS
 ```
@@ -72,11 +72,13 @@ class SinkLocation:
     """Of the target, in an object store."""
     database: DatabaseUri | None = None
     """The table that takes the parts' rows; its folder and state are names only."""
+    delta: bool = False
+    """The folder is a Delta Lake table, published from parts that lie in the state."""
 
     @property
     def parts(self) -> PurePath:
-        """Where the parts are: in the folder itself, or in the state of a single file."""
-        return self.target if self.kind == "folder" else self.state / "parts"
+        """Where the parts are: in the folder itself, or in the state of a single file or of a Delta Lake table."""
+        return self.target if self.kind == "folder" and not self.delta else self.state / "parts"
 
 
 def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A002 (the option's name)
@@ -105,6 +107,16 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
     if not target.name:
         raise OutputError(f"{spec!r} cannot be an output", hint="name a folder or a file in it")
     slash = text.endswith("/")
+    if format == "delta":
+        return SinkLocation(
+            spec=spec,
+            kind="folder",
+            format="parquet",
+            target=target,
+            state=target.with_name(target.name + ".asyncbatch"),
+            uri=uri,
+            delta=True,
+        )
     asked = _format(format)
     by_name = None if slash else SUFFIXES.get(target.suffix.lower())
     if slash and asked not in (None, "parquet"):

@@ -1,12 +1,28 @@
-"""Whether what lies at an output's place is asyncbatch's own: nothing of others is ever written over."""
+"""What lies at an output's place before a job begins there: nothing of others is ever written over or removed."""
 
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import read_part_footer
-from asyncbatch.sink.layout import MANIFEST, SinkLocation, parse_part_name
+from asyncbatch.sink.layout import (
+    ERRORS,
+    FILES,
+    HISTORY,
+    JOINED,
+    MANIFEST,
+    REJECTS,
+    REPLACES,
+    REPORT,
+    RETRIED,
+    RETRY,
+    SUCCESS,
+    SinkLocation,
+    parse_part_name,
+    parse_plan_name,
+)
 from asyncbatch.sink.parts import is_invisible, list_parts
-from asyncbatch.sink.plan import load_plan
+from asyncbatch.sink.plan import Plan, load_plan
 from asyncbatch.sink.publish import may_replace
-from asyncbatch.store.base import Store
+from asyncbatch.store.base import Entry, Store
+from asyncbatch.store.database.parts import TableParts
 
 
 def check_ours(location: SinkLocation, state: Store, parts: Store, target: Store) -> None:
@@ -50,3 +66,35 @@ def check_no_foreign(location: SinkLocation, parts: Store, *, has_plan: bool) ->
                 f"{location.spec} holds {entry.name}, which asyncbatch did not write",
                 hint="choose another output, or move that file; --overwrite removes only what is ours",
             )
+
+
+def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Entry | None:
+    """Remove an earlier job's parts and state, and nothing else; the plan goes last.
+
+    A single file that stands at the target stays until the new one replaces it; it is what is returned.
+    """
+    there = target.stat(location.target.name) if location.kind == "file" else None
+    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED, HISTORY)
+    if isinstance(parts, TableParts):
+        parts.forget()
+    parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
+    state.delete(*(entry.name for prefix in (FILES, REJECTS, RETRIED) for entry in state.list(prefix)))
+    state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))
+    return there
+
+
+def check_schema(plan: Plan) -> None:
+    """Raises OutputError if a column's type cannot be written as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for column in plan.schema:
+        schema = pa.schema([column])
+        try:
+            with pq.ParquetWriter(pa.BufferOutputStream(), schema) as writer:
+                writer.write_table(schema.empty_table())
+        except (pa.ArrowException, OSError) as error:
+            raise OutputError(
+                f"column {column.name!r} of type {column.type} cannot be written as Parquet",
+                hint=f"leave it out: --keep with the other columns, without {column.name}",
+            ) from error

@@ -19,23 +19,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncbatch.errors import OutputError
+from asyncbatch.sink.delta import DeltaTable
 from asyncbatch.sink.filesize import join_parts, remove_replaced, require_folder
 from asyncbatch.sink.layout import (
-    ERRORS,
-    FILES,
-    HISTORY,
     JOINED,
     MANIFEST,
-    REJECTS,
-    REPLACES,
     REPORT,
-    RETRIED,
     RETRY,
     SUCCESS,
     SinkLocation,
     locate,
-    parse_part_name,
-    parse_plan_name,
 )
 from asyncbatch.sink.lease import (
     WHOLE,
@@ -55,9 +48,9 @@ from asyncbatch.sink.manifest import (
     tiling,
     write_manifest,
 )
-from asyncbatch.sink.ours import check_no_foreign, check_ours
+from asyncbatch.sink.ours import check_no_foreign, check_ours, check_schema, wipe
 from asyncbatch.sink.parts import PartsSink, list_parts
-from asyncbatch.sink.places import check_places, open_places
+from asyncbatch.sink.places import check_places, open_delta, open_places
 from asyncbatch.sink.plan import Plan, create_plan, load_plan, plan_differences
 from asyncbatch.sink.publish import allow_replacing, publish
 from asyncbatch.store.access import Access
@@ -81,6 +74,7 @@ class Output:
         file_size: int | None = None,
         take_finish: Callable[[], Lease | Holder] | None = None,
         made: Sequence[Path] = (),
+        delta: DeltaTable | None = None,
     ) -> None:
         """`wipe` removes what an earlier job left, once `start` is sure that a new one can begin; `take_finish`
         is for one of several shards."""
@@ -89,6 +83,7 @@ class Output:
         self._parts = parts
         self._target = target
         self._table = parts if isinstance(parts, TableParts) else None
+        self._delta = delta
         self._lease = lease  # None until `start` makes a new output's state folder
         self._take_lease = take_lease
         self._wipe = wipe
@@ -163,6 +158,8 @@ class Output:
                 allow_replacing(self._state, replaces)
         if self._table is not None and load_plan(self._state) is None:
             self._table.check_columns(plan.schema)
+        if self._delta is not None and load_plan(self._state) is None:
+            self._delta.check(plan.schema)
         there = create_plan(self._state, plan)
         # What was measured may differ between two that plan at once; whoever lost goes by the winner's.
         asked = replace(plan, block_rows=there.block_rows, min_rows=there.min_rows)
@@ -203,6 +200,8 @@ class Output:
         assert self._plan is not None
         if self._table is not None:
             self._table.set_aside(self._plan.job_id)
+        else:
+            wipe(self._location, state=self._state, parts=self._parts, target=self._target)
         self._plan, self._sink, self._finished = None, None, False
         if self._lease is not None:
             self._lease = self._take_lease()
@@ -323,6 +322,8 @@ class Output:
             success["offsets"] = published.offsets
         if self._table is not None:
             self._table.publish()
+        if self._delta is not None:
+            self._delta.publish(sink.plan, self._parts, parts)
         content = json.dumps(success).encode() + b"\n"
         self._state.replace(SUCCESS, lambda file: file.write(content))
         if self._location.kind == "file":
@@ -348,6 +349,7 @@ class Output:
                 and not tiling(plan, parts, sink.file_rows())
                 and finished_manifest(self._state, plan) is not None
             ):
+                self._check_delta_is_there()
                 return True
             # A part was removed: its rows are scored again; or a further generation was planned.
             self._state.delete(SUCCESS, MANIFEST)
@@ -365,6 +367,13 @@ class Output:
             )
         self._remove_published_parts()
         return True
+
+    def _check_delta_is_there(self) -> None:
+        if self._delta is not None and not self._delta.exists():
+            raise OutputError(
+                f"{self._location.spec} was finished before and then removed",
+                hint="--overwrite scores every row again; or choose another output",
+            )
 
     def _remove_published_parts(self) -> None:
         self._parts.delete(*(part.name for part in list_parts(self._parts)))
@@ -406,7 +415,11 @@ def open_sink(
         require_folder(location)
     if location.database is not None and file_size is not None:
         raise OutputError(f"--file-size is for folders, and {location.spec} is a table", hint="leave it out")
-    if location.database is not None and overwrite and mode != "replace":
+    if location.delta and file_size is not None:
+        raise OutputError(
+            "--file-size is for folders of parts, and Delta Lake has its own", hint="leave it out"
+        )
+    if (location.database is not None or location.delta) and overwrite and mode != "replace":
         raise OutputError(
             f"--overwrite cannot tell the rows of an earlier run in {location.spec} from others",
             hint="add --mode replace: a new table takes the old one's place when it is complete",
@@ -439,6 +452,7 @@ def open_sink(
             wipe=(lambda: wipe(location, state=state, parts=parts, target=target)) if overwrite else None,
             file_size=file_size,
             made=places.made,
+            delta=open_delta(location, access=access, mode=mode),
             take_finish=None if shard == WHOLE else lambda: acquire_finish(state, owner=owner),
         )
     except BaseException:
@@ -457,35 +471,3 @@ def blocked_by(
     """The live process because of which `open_sink` would refuse; None if it would not."""
     location = locate(spec, format=format)
     return blocker(open_places(location, access=access).state, shard=shard)
-
-
-def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Entry | None:
-    """Remove an earlier job's parts and state, and nothing else; the plan goes last.
-
-    A single file that stands at the target stays until the new one replaces it; it is what is returned.
-    """
-    there = target.stat(location.target.name) if location.kind == "file" else None
-    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED, HISTORY)
-    if isinstance(parts, TableParts):
-        parts.forget()
-    parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
-    state.delete(*(entry.name for prefix in (FILES, REJECTS, RETRIED) for entry in state.list(prefix)))
-    state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))
-    return there
-
-
-def check_schema(plan: Plan) -> None:
-    """Raises OutputError if a column's type cannot be written as Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for column in plan.schema:
-        schema = pa.schema([column])
-        try:
-            with pq.ParquetWriter(pa.BufferOutputStream(), schema) as writer:
-                writer.write_table(schema.empty_table())
-        except (pa.ArrowException, OSError) as error:
-            raise OutputError(
-                f"column {column.name!r} of type {column.type} cannot be written as Parquet",
-                hint=f"leave it out: --keep with the other columns, without {column.name}",
-            ) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbatch.errors import OutputError, StorageError
+from asyncbatch.sink.delta import DeltaTable
 from asyncbatch.sink.layout import SinkLocation
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store
@@ -122,6 +123,31 @@ def check_places(location: SinkLocation) -> None:
             f"{state} is a file, and asyncbatch keeps its state in a folder of that name",
             hint="choose another output, or move that file",
         )
+
+
+def open_delta(location: SinkLocation, *, access: Access | None, mode: str) -> DeltaTable | None:
+    """The Delta Lake table that `location` is; None if it is none.
+
+    Raises:
+        MissingExtraError: the library is not installed.
+        OutputError: it is in a store that is not supported.
+    """
+    if not location.delta:
+        return None
+    if location.uri is None:
+        return DeltaTable(str(Path(location.target).absolute()), mode=mode, options={})
+    if location.uri.scheme != "s3":
+        raise OutputError(
+            f"--format delta writes to folders and to s3://, not to {location.uri.place}",
+            hint="choose another output, or leave --format out for a folder of Parquet files",
+        )
+    from asyncbatch.store.s3 import delta_options
+
+    return DeltaTable(
+        f"{location.uri.place}/{location.target.as_posix()}",
+        mode=mode,
+        options=delta_options(access or Access()),
+    )
 
 
 def _prefix(path: str) -> str:

@@ -83,6 +83,11 @@ class Plan:
             self._hashes[files] = hashlib.sha256(_canonical(decisive)).hexdigest()[:16]
         return self._hashes[files]
 
+    def files_of(self, generation: int) -> range:
+        """The numbers of the files that `generation`, from 1, was the first to list."""
+        ends = (0, *(self.listed or (len(self.files),)))
+        return range(ends[generation - 1], ends[generation])
+
     def grown(self, files: Sequence[InputFile]) -> "Plan":
         """The next generation: `files`, which are not listed yet, follow under the next numbers; all else is as it is."""
         count = len(self.files)

@@ -393,6 +393,11 @@ def open_retry(spec: str, *, file_size: int | None = None, access: Access | None
     existing = open_existing(spec, owner=owner, access=access)
     if existing.location.database is not None:
         existing.parts.below(RETRIED)  # refuses
+    if existing.location.delta:
+        raise OutputError(
+            f"the rejects of {existing.location.spec} cannot be scored again in place",
+            hint="run with those rows as the input and --mode append",
+        )
     if file_size is not None:
         require_folder(existing.location)
     lease = acquire(existing.state, owner=owner)

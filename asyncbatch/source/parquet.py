@@ -1,7 +1,7 @@
 """Parquet files: columns pushed down, row groups skipped, one row group never read whole.
 
-Read with a 1 MiB buffer and without pre-buffering: a single row group of 640 MB then takes 60 MB of memory,
-not 670.
+Read without pre-buffering, with a small buffer for each column: a single row group of 640 MB then takes 60 MB
+of memory, not 670. What is left is a page for each column, and its dictionary where the file has one.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -20,9 +20,13 @@ from asyncbatch.source.merge import conformed
 from asyncbatch.source.opened import OpenedSource
 from asyncbatch.source.paths import FoundFile
 from asyncbatch.source.text import spread
+from asyncbatch.source.wide import read_in_turns, turns_of
 from asyncbatch.store.ranged import Range, RangedFile, chunk_segments
 
 _BUFFER_BYTES = 1 << 20
+_BUFFERS_BYTES = 32 << 20
+"""Of all columns' buffers together: each column chunk is a stream with one of its own."""
+_LEAST_BUFFER_BYTES = 1 << 14
 _MAX_BATCH_ROWS = 1 << 16
 _SPOTS = 4
 
@@ -63,7 +67,9 @@ class ParquetReader:
             if ranged is not None:
                 ranged.plan(chunk_segments(_chunks(parquet, columns, gaps)))
             for gap in gaps:
-                yield gap, self._pieces(file.path, parquet, fields, gap, min(batch_rows, _MAX_BATCH_ROWS))
+                rows = min(batch_rows, _MAX_BATCH_ROWS)
+                # What is fetched ahead is fetched in file order, once.
+                yield gap, self._pieces(file.path, parquet, fields, gap, rows, in_turns=ranged is None)
 
     def sample(self, file: InputFile, columns: Sequence[str], rows: int) -> pa.Table | None:
         """The first rows of up to four row groups, evenly chosen: what lies deeper is not cheap."""
@@ -97,15 +103,15 @@ class ParquetReader:
         fields: "Sequence[pa.Field[pa.DataType]]",
         gap: Gap,
         batch_rows: int,
+        *,
+        in_turns: bool,
     ) -> Iterator[Piece]:
         groups, at = groups_of(
             [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)], gap
         )
         names = [field.name for field in fields]
         with _reading(path):
-            for batch in parquet.iter_batches(
-                batch_size=batch_rows, row_groups=groups, columns=names, use_threads=False
-            ):
+            for batch in _batches(parquet, groups, names, batch_rows, in_turns=in_turns):
                 low = max(gap.start - at, 0)
                 high = batch.num_rows if gap.stop is None else min(batch.num_rows, gap.stop - at)
                 at += batch.num_rows
@@ -115,6 +121,30 @@ class ParquetReader:
                     )
                 if gap.stop is not None and at >= gap.stop:
                     return
+
+
+def _batches(
+    parquet: pq.ParquetFile, groups: Sequence[int], names: Sequence[str], batch_rows: int, *, in_turns: bool
+) -> Iterator[pa.RecordBatch]:
+    """The rows of these row groups; in turns, where they may be, those whose columns would fill the memory."""
+    turns = {group: turns_of(parquet.metadata, group, names) for group in groups if in_turns}
+    if not any(turns.values()):
+        yield from parquet.iter_batches(
+            batch_size=batch_rows, row_groups=list(groups), columns=list(names), use_threads=False
+        )
+        return
+    for group, turn in turns.items():
+        if turn is not None:
+            yield from read_in_turns(parquet, group, turn, batch_rows)
+        else:
+            yield from parquet.iter_batches(
+                batch_size=batch_rows, row_groups=[group], columns=list(names), use_threads=False
+            )
+
+
+def buffer_bytes(columns: int) -> int:
+    """Of one column's buffer: all together have 32 MiB, 2,048 and more columns 16 KiB each."""
+    return max(_LEAST_BUFFER_BYTES, min(_BUFFER_BYTES, _BUFFERS_BYTES // max(1, columns)))
 
 
 def groups_of(group_rows: Sequence[int], gap: Gap) -> tuple[list[int], int]:
@@ -156,8 +186,13 @@ def _open(path: str, where: opening.Files) -> Iterator[tuple[pq.ParquetFile, Ran
     ranged = where.open_ranged(path)
     with pa.PythonFile(ranged, mode="r") if ranged is not None else where.open_arrow(path) as stream:
         with _reading(path):
+            metadata = pq.read_metadata(stream)
             parquet = pq.ParquetFile(
-                stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+                stream,
+                metadata=metadata,
+                buffer_size=buffer_bytes(metadata.num_columns),
+                pre_buffer=False,
+                page_checksum_verification=True,
             )
         with parquet:
             yield parquet, ranged

@@ -60,6 +60,8 @@ def _spans(
 
 
 def _no_lone_return(data: bytes, ends: Offsets, *, final: bool) -> bool:
+    if b"\r" not in data:
+        return True
     stop = len(data) if final or not len(ends) else int(ends[-1])
     return data.count(b"\r", 0, stop) == data.count(b"\r\n", 0, stop)
 

@@ -63,7 +63,7 @@ class S3Client:
         self._bucket = bucket
         self._access = access
         self._lock = threading.Lock()
-        self._client, self._key_id = _client(access)
+        self._client, self._key_id = _client_and_key(access)
         self._common: dict[str, Any] = {"Bucket": bucket}
         if access.bucket_owner is not None:
             self._common["ExpectedBucketOwner"] = access.bucket_owner
@@ -230,7 +230,7 @@ class S3Client:
     def _expired(self, what: str) -> AsyncBatchError:
         """Keys have run out. What the chain gives now may be newer: a login in another terminal, another file."""
         with self._lock:
-            client, key_id = _client(self._access)
+            client, key_id = _client_and_key(self._access)
             if key_id != self._key_id:
                 self._client, self._key_id = client, key_id
                 return UnavailableError(f"the AWS credentials had expired while {what}")
@@ -288,8 +288,14 @@ class _S3Upload:
             pass  # swept later
 
 
-def _client(access: Access) -> tuple[Any, str]:
+def _client_and_key(access: Access) -> tuple[Any, str]:
     """A client, and the id of the key that it signs with."""
+    client, credentials = _client(access)
+    return client, "" if credentials is None else credentials.get_frozen_credentials().access_key
+
+
+def _client(access: Access) -> tuple[Any, Any]:
+    """A client, and botocore's credentials that it signs with; None for an anonymous one."""
     import boto3
     import botocore.session
     from botocore import UNSIGNED
@@ -318,7 +324,7 @@ def _client(access: Access) -> tuple[Any, str]:
                 core.get_scoped_config()  # raises for an unknown profile
         # AWS_REGION is what every AWS SDK but boto3 reads first.
         region = region or os.environ.get("AWS_REGION") or core.get_config_variable("region")
-        key_id = ""
+        credentials = None
         if not access.anonymous:
             credentials = core.get_credentials()
             if credentials is None:
@@ -328,9 +334,29 @@ def _client(access: Access) -> tuple[Any, str]:
                     hint=f"run: aws configure{option}, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY;"
                     " --anonymous reads a public bucket",
                 )
-            key_id = credentials.get_frozen_credentials().access_key
+            credentials.get_frozen_credentials()  # raises here where they cannot be had
         client = core.create_client("s3", region_name=region, config=config, verify=access.ca_bundle)
-    return client, key_id
+    return client, credentials
+
+
+def delta_options(access: Access) -> dict[str, str]:
+    """How delta-rs reaches S3 with the same credentials: as they are now, for one commit."""
+    client, found = _client(access)
+    credentials = found.get_frozen_credentials()
+    endpoint = client.meta.endpoint_url
+    options = {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_REGION": client.meta.region_name,
+        "conditional_put": "etag",
+    }
+    if credentials.token:
+        options["AWS_SESSION_TOKEN"] = credentials.token
+    if not endpoint.endswith(".amazonaws.com"):
+        options["AWS_ENDPOINT_URL"] = endpoint
+    if endpoint.startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"
+    return options
 
 
 def _is_async(session: Any) -> bool:

@@ -196,7 +196,7 @@ def one(job: dict[str, Any]) -> Result:
         elif isinstance(event, RunFinished):
             reports.append(event.report)
 
-    def made(config: Any, *, clock: Any, rng: Any, start: Any = None) -> Controller:
+    def made(config: Any, *, clock: Any, rng: Any, **_: Any) -> Controller:
         return controller(job["controller"], clock, random.Random(seed))
 
     stopped = False

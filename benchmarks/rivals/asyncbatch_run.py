@@ -16,10 +16,10 @@ options = (
     else {"endpoint": ENDPOINT, "endpoint_url": given.url, "region": "us-east-1"}
 )
 report = asyncbatch.run(
-    given.data + (".csv" if given.keep == "csv" else ".parquet"),
+    given.data + (".csv" if given.keep in ("csv", "lines") else ".parquet"),
     given.out,
-    no_send=list(NOT_FEATURES),
-    keep="all" if given.keep == "csv" else given.keep,
+    no_send=None if given.keep == "lines" else list(NOT_FEATURES),
+    keep={"csv": "all", "lines": "none"}.get(given.keep, given.keep),
     body=given.body,
     chunk_rows=given.chunk,
     concurrency=given.concurrency,

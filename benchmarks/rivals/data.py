@@ -1,4 +1,7 @@
-"""Seeded data: 20 columns of floats, 500 of them, and strings; each with an id and a label that are not sent."""
+"""Seeded data: 20 columns of floats, 500 of them, and strings; each with an id and a label that are not sent.
+
+`rounded`: 20 columns of floats of six digits after the point, and nothing else.
+"""
 
 from pathlib import Path
 
@@ -31,6 +34,8 @@ def write(kind: str, rows: int, folder: Path, *, csv: bool) -> str:
 
 def table(kind: str, rows: int) -> pa.Table:
     rng = np.random.default_rng(SEED)
+    if kind == "rounded":
+        return pa.table({f"f{index}": rng.normal(size=rows).round(6) for index in range(20)})
     columns = {"id": np.arange(rows)}
     if kind == "strings":
         for index in range(10):

@@ -4,7 +4,8 @@
 //
 // POST any path, with Content-Length. text/csv and application/jsonlines: a row a line, a number a line back. JSON: as CSV.
 // application/x-npy: rows by the array's shape, an array of float64 back. With DELAY_US each request occupies one of SLOTS
-// for so long, the others queue. GET /stats: requests, rows, and how long slots were busy from the first to the last request.
+// for so long, the others queue. GET /stats: requests, rows, and how long slots were busy from the first to the last request;
+// "full" is the same from the first moment that all slots were busy to the arrival of the last request.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -43,6 +44,7 @@ static int slots, serving;
 static struct connection *served_first, *served_last, *queue_first, *queue_last;
 static uint64_t requests, rows_total;
 static int64_t began_ns, ended_ns, busy_ns;
+static int64_t full_ns, arrived_ns, changed_ns, area_ns, arrived_area_ns;  // area: slots busy, summed over time since full_ns
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -122,13 +124,16 @@ static int answer(struct connection *c) {
 static int statistics(struct connection *c) {
     char body[512], head[128];
     int bytes = snprintf(body, sizeof body,
-        "{\"requests\": %llu, \"rows\": %llu, \"wall_s\": %.6f, \"busy_s\": %.6f, \"slots\": %d}\n",
-        (unsigned long long)requests, (unsigned long long)rows_total, (double)(ended_ns - began_ns) / 1e9, (double)busy_ns / 1e9, slots);
+        "{\"requests\": %llu, \"rows\": %llu, \"wall_s\": %.6f, \"busy_s\": %.6f, \"slots\": %d,"
+        " \"full_wall_s\": %.6f, \"full_busy_s\": %.6f}\n",
+        (unsigned long long)requests, (unsigned long long)rows_total, (double)(ended_ns - began_ns) / 1e9, (double)busy_ns / 1e9, slots,
+        full_ns ? (double)(arrived_ns - full_ns) / 1e9 : 0.0, (double)arrived_area_ns / 1e9);
     int head_bytes = snprintf(head, sizeof head,
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", bytes);
     memcpy(room(c, (size_t)head_bytes), head, (size_t)head_bytes);
     memcpy(room(c, (size_t)bytes), body, (size_t)bytes);
     requests = rows_total = 0, began_ns = ended_ns = busy_ns = 0;
+    full_ns = arrived_ns = changed_ns = area_ns = arrived_area_ns = 0;
     return flush(c);
 }
 
@@ -145,8 +150,15 @@ static void append(struct connection **first, struct connection **last, struct c
     *last = c;
 }
 
+static void change(int by, int64_t at_ns) {
+    if (full_ns) area_ns += serving * (at_ns - changed_ns);
+    changed_ns = at_ns;
+    serving += by;
+    if (!full_ns && serving == slots) full_ns = at_ns;
+}
+
 static void serve(struct connection *c, int64_t at_ns) {
-    serving++;
+    change(1, at_ns);
     c->due_ns = at_ns + delay_ns;
     append(&served_first, &served_last, c);
 }
@@ -172,6 +184,8 @@ static int take(struct connection *c) {  // one whole request is in c->in
     c->waiting = 1;
     if (serving < slots) serve(c, at_ns);
     else append(&queue_first, &queue_last, c);
+    change(0, at_ns);
+    arrived_ns = at_ns, arrived_area_ns = area_ns;
     return 1;
 }
 
@@ -203,7 +217,8 @@ static int64_t finish_due(void) {  // gives the wait until the next, in ms
     while (served_first && served_first->due_ns <= at_ns) {
         struct connection *c = served_first;
         served_first = c->next;
-        serving--;
+        change(-1, at_ns);
+        if (full_ns) area_ns -= at_ns - (c->due_ns > full_ns ? c->due_ns : full_ns);  // it was free since then
         busy_ns += delay_ns;
         ended_ns = c->due_ns;
         c->waiting = 0;

@@ -61,6 +61,7 @@ CASES = (
     Case("1k rows, npy", 1_000, {_C: 400_000, _US: 1_000_000}, body="npy", wrk=True),
     Case("10k rows, npy, id + prediction", 10_000, {_C: 1_000_000, _US: 4_000_000}, body="npy", keep="id"),
     Case("1k rows, CSV file to CSV", 1_000, {_A: 80_000, _US: 1_000_000}, keep="csv"),
+    Case("1k rows as CSV lines as they stand", 1_000, {_US: 4_000_000}, kind="rounded", keep="lines"),
     Case("100 rows, 500 columns", 100, {_A: 4_000, _C: 8_000, _US: 40_000}, kind="wide"),
     Case("1k rows, strings", 1_000, {_A: 80_000, _C: 200_000, _US: 600_000}, kind="strings"),
     Case("100 rows, TLS", 100, {_A: 60_000, _C: 60_000, _US: 600_000}, tls=True),
@@ -121,7 +122,7 @@ def _turn(
         if client not in clients or (client != "asyncbatch" and not RIVALS.exists()):
             continue
         rows = max(case.chunk, int(rows * share) // case.chunk * case.chunk)
-        stem = data.write(case.kind, rows, folder, csv=client == "article" or case.keep == "csv")
+        stem = data.write(case.kind, rows, folder, csv=client == "article" or case.keep in ("csv", "lines"))
         with _tls(folder, url) if case.tls else _plain(url) as (address, authority):
             yield client, _client(client, case, stem, folder, address, authority)
     if case.wrk and shutil.which("wrk"):
@@ -161,7 +162,7 @@ def _wrk(case: Case, folder: Path, url: str) -> dict[str, Any]:
 
 
 def _latency(folder: Path, share: float) -> dict[str, Any]:
-    """20 ms a request, 64 slots: how long the slots were busy, by the endpoint's own count."""
+    """20 ms a request, 64 slots: how long the slots were busy once all were, by the endpoint's own count."""
     with _endpoint(folder, LATENCY_S, SLOTS) as url:
         stem = data.write("numbers", int(400_000 * share), folder, csv=False)
         command = [
@@ -180,7 +181,7 @@ def _latency(folder: Path, share: float) -> dict[str, Any]:
             stats = json.load(reply)
     for each in folder.glob("out*"):
         shutil.rmtree(each)
-    return {**stats, "busy": round(stats["busy_s"] / (stats["wall_s"] * stats["slots"]), 4)}
+    return {**stats, "busy": round(stats["full_busy_s"] / (stats["full_wall_s"] * stats["slots"]), 4)}
 
 
 def _start_cpu_s(folder: Path) -> float:

@@ -156,7 +156,7 @@ def controllers(monkeypatch: pytest.MonkeyPatch) -> list[Learned]:
     """The controllers of the runs that follow."""
     made: list[Learned] = []
 
-    def make(config: RunConfig, *, clock: Any, rng: Any, start: LearnedPoint | None = None) -> Learned:
+    def make(config: RunConfig, *, start: LearnedPoint | None = None, **more: Any) -> Learned:
         made.append(Learned(chunk_rows=50, chunk_bytes=10**6, concurrency=2))
         made[-1].start = start
         return made[-1]

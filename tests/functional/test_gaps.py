@@ -78,27 +78,24 @@ def test_a_size_that_was_refused_is_not_tried_for_every_chunk(predict: Callable[
 def test_an_answer_to_an_older_request_is_no_sign_that_the_endpoint_is_alive(
     predict: Callable[..., Any],
 ) -> None:
-    """Row 11 is refused alone while all but an older request fails: it is no row's fault."""
-    died = False
+    """Row 11 is refused alone while the endpoint is away; then comes an answer to what it was sent before that."""
+    gone_until: list[float] = []
+    refused = anyio.Event()
 
-    async def dies_for_a_while(endpoint: Endpoint, rows: list[int]) -> Failure | None:
-        nonlocal died
-        if rows == [10] and not died:
-            died = True
-            await anyio.sleep(0.6)
+    async def goes_away(endpoint: Endpoint, rows: list[int]) -> Failure | None:
+        if rows == [10] and not gone_until:
+            gone_until.append(anyio.current_time() + 1.0)
+            await refused.wait()
+            await anyio.sleep(0.02)
             return None
-        if died and rows != [10] and len(endpoint.requests) < 40 and anyio.current_time() < back:
-            return Failure(status=400, message="bad row")
+        if gone_until and anyio.current_time() < gone_until[0]:
+            if endpoint.requests.count([11]) == 2:
+                refused.set()
+            return Failure(status=400, message="away")
         return None
 
-    async def behaviour(endpoint: Endpoint, rows: list[int]) -> Failure | None:
-        nonlocal back
-        if rows == [10] and not died:
-            back = anyio.current_time() + 1.0
-        return await dies_for_a_while(endpoint, rows)
-
-    back = 0.0
-    found, _ = predict(behaviour, 12, chunk_rows=1, block_rows=12, concurrency=2, on_error="null")
+    found, _ = predict(goes_away, 12, chunk_rows=1, block_rows=12, concurrency=2)
+    assert refused.is_set()
     assert found["error"].null_count == 12
     assert found["prediction"].to_pylist() == list(range(12))
 
@@ -130,3 +127,35 @@ def test_a_sync_that_failed_is_not_asked_for_again(
     with pytest.raises(StorageError, match="the disk failed"):
         store.create_if_absent("a", lambda file: file.write(b"a"))
     assert len(synced) == number
+
+
+def test_refusals_for_load_use_up_no_retries(
+    predict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After many of them a chunk that fails is still sent again as it is, as often as any other."""
+    monkeypatch.setattr("asyncbatch.pipeline.flow.full_jitter", lambda *_, **__: 0.0)
+    whole = list(range(40, 60))
+    statuses = [503] * 5 + [500] * 2
+
+    async def busy_then_failing(endpoint: Endpoint, rows: list[int]) -> Failure | None:
+        return Failure(status=statuses.pop(0)) if set(rows) & set(whole) and statuses else None
+
+    found, endpoint = predict(
+        busy_then_failing, 100, chunk_rows=20, block_rows=100, concurrency=1, max_retries=2, max_outage=60
+    )
+    assert found["prediction"].to_pylist() == list(range(100))
+    sent = [rows for rows in endpoint.requests if set(rows) & set(whole)]
+    assert sent[-1] == whole, "it was never halved"
+
+
+def test_what_changed_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "out", tmp_path / "state")
+    store.replace("a", lambda file: file.write(b"one"))
+    seen = store.stat("a")
+    store.replace("a", lambda file: file.write(b"another"))
+    with pytest.raises(StorageError, match="meanwhile"):
+        store.replace("a", lambda file: file.write(b"late"), expected=seen)
+    assert (tmp_path / "out" / "a").read_bytes() == b"another"
+    assert not list((tmp_path / "state" / "tmp").iterdir())
+    store.replace("a", lambda file: file.write(b"three"), expected=store.stat("a"))
+    assert (tmp_path / "out" / "a").read_bytes() == b"three"

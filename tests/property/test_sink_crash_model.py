@@ -17,7 +17,7 @@ from crash_world import STATE, World
 
 from asyncbatch.errors import AsyncBatchError, OutputError, StorageError
 from asyncbatch.model import Block, Reject
-from asyncbatch.sink import output, parts, publish, retrying
+from asyncbatch.sink import ours, output, parts, publish, retrying
 from asyncbatch.sink.layout import ERRORS, MANIFEST, REJECTS, RETRY, SUCCESS, SinkLocation
 from asyncbatch.sink.output import Output
 from asyncbatch.sink.parts import PartsSink
@@ -350,17 +350,17 @@ def test_it_notices_when_a_retry_or_a_publication_does_things_too_early(
 
 def plan_goes_first(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Any:
     state.delete(*(entry.name for entry in state.list("job-")))
-    return output.wipe(location, state=state, parts=parts, target=target)
+    return ours.wipe(location, state=state, parts=parts, target=target)
 
 
 def rejects_go_first(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Any:
     state.delete(*(entry.name for entry in state.list(REJECTS)))
-    return output.wipe(location, state=state, parts=parts, target=target)
+    return ours.wipe(location, state=state, parts=parts, target=target)
 
 
 def success_stays(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Any:
     parts.delete(*(entry.name for entry in parts.list()))
-    return output.wipe(location, state=state, parts=parts, target=target)
+    return ours.wipe(location, state=state, parts=parts, target=target)
 
 
 def parts_stay(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Any:

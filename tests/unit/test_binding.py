@@ -22,6 +22,7 @@ FULL = {Wait.FULL: 1.0}
         ({"waits": FULL, "at_concurrency": True}, Bound.CONCURRENCY),
         ({"waits": FULL, "at_concurrency": True, "settled": False}, Bound.SEARCH),
         ({"waits": FULL, "at_chunk_rows": True}, Bound.CHUNK_ROWS),
+        ({"waits": FULL, "at_block_rows": True}, Bound.BLOCK_ROWS),
         ({"waits": FULL, "at_payload_cap": True}, Bound.PAYLOAD),
         ({"waits": FULL, "chunks": 10, "capped": 6}, Bound.PAYLOAD),
         ({"waits": FULL, "chunks": 10, "capped": 5}, Bound.ENDPOINT),
