@@ -232,8 +232,7 @@ class ChunkTarget:
     """Largest body, in bytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The rows of one request: positions `[start, stop)` among the *sendable* rows of a block."""
 
     start: int
@@ -292,8 +291,7 @@ class Reply:
     """Where the endpoint can tell."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkResult:
+class ChunkResult(NamedTuple):
     """The answer to a chunk, aligned to its rows."""
 
     chunk: Chunk
@@ -302,9 +300,11 @@ class ChunkResult:
     variant: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What the controller learns of one invocation. Times are of the clock it was given."""
+class Sample(NamedTuple):
+    """What the controller learns of one invocation. Times are of the clock it was given.
+
+    One is made for each request, as are `Chunk` and `ChunkResult`: a tuple takes half the time of a frozen dataclass.
+    """
 
     rows: int
     body_bytes: int

@@ -248,7 +248,7 @@ class World:
             for footer in read_part(self.content(path), block).blocks:
                 inner = footer.block
                 self.told.setdefault(inner, [table.slice(inner.start - block.start, inner.rows)])
-        if retried:
+        if retried and self._retrying():
             for path in self.disk.names:
                 if path.is_relative_to(STATE / RETRIED.rstrip("/")) and (block := parse_part_name(path.name)):
                     table = read_table(self.content(path))
@@ -410,8 +410,8 @@ def blocks_of(plan: Plan, file: int, start: int = 0, stop: int | None = None) ->
 
 
 def refused(row: int, *, attempt: int, mended: bool) -> bool:
-    """Not every attempt at a block has the same rejects."""
-    return row % 6 == 5 if mended else row % 3 == 2 or (attempt % 2 == 1 and row % 4 == 1)
+    """Not every block has rejects, and not every attempt at a block the same."""
+    return row == 5 or (not mended and (row == 6 or (attempt % 2 == 1 and row == 1)))
 
 
 def rejects_of(block: Block, *, attempt: int, mended: bool) -> list[Reject]:

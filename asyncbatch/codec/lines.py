@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from asyncbatch.codec.arrow import Array, Text, arrow, large_text
+from asyncbatch.codec.arrow import Array, Text, arrow
 from asyncbatch.codec.arrow import compute as pc
 from asyncbatch.codec.encoders import StreamEncoder
 from asyncbatch.codec.rows import row_texts, text_slab

@@ -26,7 +26,8 @@ class RetryBudget:
         self._tokens = reserve
 
     def note_first_try(self) -> None:
-        self._tokens = min(self._cap, self._tokens + self._ratio)
+        if self._tokens < self._cap:
+            self._tokens = min(self._cap, self._tokens + self._ratio)
 
     def take(self) -> bool:
         """Take a token for a retry; False if the budget is spent."""

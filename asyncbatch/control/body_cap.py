@@ -36,8 +36,10 @@ class BodyCap:
 
     def answered(self, body_bytes: int) -> None:
         """A body of this size was taken."""
-        self._answered = max(self._answered, body_bytes)
-        self._largest = max(self._largest, body_bytes)
+        if body_bytes > self._answered:
+            self._answered = body_bytes
+            if body_bytes > self._largest:
+                self._largest = body_bytes
         self._since += 1
         if self._contradicted and self._refused is not None and self._since >= _RAISED_AFTER:
             self._since = 0

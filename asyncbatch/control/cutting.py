@@ -1,6 +1,5 @@
 """How many rows the next chunk takes of a block, and how many rows a block has."""
 
-import math
 from dataclasses import dataclass
 
 MIN_BLOCK_ROWS = 256
@@ -16,8 +15,8 @@ def equal_cut(left_rows: int, wanted_rows: int) -> int:
     """
     if left_rows <= 0:
         raise ValueError(f"no rows left to cut: {left_rows}")
-    chunks = math.ceil(left_rows / max(1, wanted_rows))
-    return math.ceil(left_rows / chunks)
+    chunks = -(-left_rows // (max(1, wanted_rows)))
+    return -(-left_rows // chunks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,11 @@ class InFlight:
     def send(self, now_s: float) -> None:
         """A permit was used."""
         self._advance(now_s)
-        while self._sent and self._sent[0] < now_s - self._expire_s:
-            del self._sent[0], self._level[0]
-        self._level.append(len(self._sent) + 1)
-        self._sent.append(now_s)
+        sent, oldest_s = self._sent, now_s - self._expire_s
+        while sent and sent[0] < oldest_s:
+            del sent[0], self._level[0]
+        self._level.append(len(sent) + 1)
+        sent.append(now_s)
         if self._cohort and now_s >= self._since:
             self._cohort -= 1
             if not self._cohort:
@@ -61,8 +62,9 @@ class InFlight:
         return self._area / elapsed if elapsed > 0 else float(len(self._sent))
 
     def _advance(self, now_s: float) -> None:
-        if now_s > self._touched:
-            if now_s > self._since:
-                since = max(self._touched, self._since)
-                self._area += len(self._sent) * (now_s - since)
+        touched = self._touched
+        if now_s > touched:
+            since = self._since
+            if now_s > since:
+                self._area += len(self._sent) * (now_s - (touched if touched > since else since))
             self._touched = now_s

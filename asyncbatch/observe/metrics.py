@@ -135,20 +135,21 @@ class MetricsCollector:
 
     def finished(self, sample: Sample) -> None:
         """An invocation ended."""
+        rows, _, started_s, finished_s, outcome, kind = sample
         self._in_flight -= 1
-        self._outcomes[sample.outcome] += 1
-        self._kinds[sample.kind] += 1
+        self._outcomes[outcome] += 1
+        self._kinds[kind] += 1
         self._bytes_sent += sample.body_bytes
-        duration_s = sample.finished_s - sample.started_s
+        duration_s = finished_s - started_s
         self._busy_s += duration_s
         self._timeline.finished(sample)
-        if sample.outcome is Outcome.SUCCESS and sample.kind is not Kind.PROBE:
+        if outcome is Outcome.SUCCESS and kind is not Kind.PROBE:
             self._latency.add(duration_s)
-            self._chunk_rows += sample.rows
-            if sample.rows > self._chunk_rows_max:
-                self._chunk_rows_max = sample.rows
-            self._rows_answered += sample.rows
-            self._window.add(sample.finished_s, sample.rows)
+            self._chunk_rows += rows
+            if rows > self._chunk_rows_max:
+                self._chunk_rows_max = rows
+            self._rows_answered += rows
+            self._window.add(finished_s, rows)
 
     def rejected(self, rows: int, *, code: str) -> None:
         """Rows that got an error instead of an answer; they count as answered."""

@@ -107,11 +107,13 @@ class Timeline:
         stretch = self._at(sample.finished_s)
         stretch.requests += 1
         if sample.outcome is Outcome.SUCCESS:
-            stretch.rows += sample.rows
-            stretch.chunk_rows += sample.rows
+            rows, seconds = sample.rows, sample.finished_s - sample.started_s
+            stretch.rows += rows
+            stretch.chunk_rows += rows
             stretch.successes += 1
-            seconds = max(1e-6, sample.finished_s - sample.started_s)
-            stretch.latencies[math.floor(math.log(seconds) * _SCALE)] += 1
+            bucket = math.floor(math.log(max(1e-06, seconds)) * _SCALE)
+            latencies = stretch.latencies
+            latencies[bucket] = latencies.get(bucket, 0) + 1  # Counter's own default is a call into Python
         elif sample.outcome in _CONGESTED:
             stretch.refused += 1
         else:
@@ -146,7 +148,10 @@ class Timeline:
 
     def _at(self, at_s: float) -> _Stretch:
         """The stretch of a moment; a moment before the last stretch counts in the last."""
-        unit = max(0, int((at_s - self._origin_s) / self._spacing_s))
+        unit = int((at_s - self._origin_s) / self._spacing_s)
+        if self._stretches and unit < self._stretches[-1].end:
+            return self._stretches[-1]
+        unit = max(0, unit)
         while not self._stretches or unit >= self._stretches[-1].end:
             if len(self._stretches) >= self._most:
                 self._thin()

@@ -149,10 +149,7 @@ class Flow:
 
     async def _worker(self) -> None:
         while (work := await self._next()) is not None:
-            try:
-                result = await self._invoke(work)
-            finally:
-                self._gate.in_flight -= 1
+            result = await self._invoke(work)
             if isinstance(result, Answer):
                 self._answered(work, result)
             else:
@@ -163,11 +160,14 @@ class Flow:
         """The next piece of work, with a place in flight; None when there will be no more."""
         while True:
             now_s = self._clock()
-            self._admit(now_s)
-            if self._done():
+            has_work = self._work.has_work(now_s)
+            if not has_work and not self._input_ended:
+                self._admit(now_s)
+                has_work = self._work.has_work(now_s)
+            if self._input_ended and self._open_blocks == 0:
                 self._signal.wake_all()
                 return None
-            if not self._work.has_work(now_s):
+            if not has_work:
                 wait_s = self._until(self._work.next_due_s(), now_s)
                 self.waits.turn(self._starved_by(), now_s)
             elif (wait_s := self._gate.closed_for(now_s)) != 0.0:
@@ -179,14 +179,17 @@ class Flow:
                     if self._gate.has_rate:
                         self.waits.turn(Wait.RATE, now_s)
                         await self._gate.pass_rate()
-                    self._signal.wake()
-                    work = self._take()
+                        now_s = self._clock()
+                    if self._gate.in_flight < self._gate.limit:
+                        self._signal.wake()
+                    work = self._take(now_s)
                     if work is not None:
                         if self._gate.rows_at_once is not None:
-                            self.waits.turn(Wait.ROW_RATE, self._clock())
+                            self.waits.turn(Wait.ROW_RATE, now_s)
                             await self._gate.pass_row_rate(work.rows)
-                        if self._gate.in_flight >= self._controller.concurrency():
-                            self.waits.turn(self._gate.full, self._clock())
+                            now_s = self._clock()
+                        if self._gate.in_flight >= self._gate.limit:
+                            self.waits.turn(self._gate.full, now_s)
                         return work
                 finally:
                     if work is None:
@@ -210,13 +213,13 @@ class Flow:
         self.chunk_rows = wanted.rows
         return wanted
 
-    def _take(self) -> Work | None:
+    def _take(self, now_s: float) -> Work | None:
         if self._breaker.is_open and self._invoker.has_good_rows:
             # Rows known to be good tell a dead endpoint from a long stretch of bad rows; more of that stretch would not.
             self._control_sent = True
             return Work(block=None, start=0, stop=1, kind=Kind.PROBE, chunk=-1)
         work = self._work.take(
-            self._clock(), target=self._target, max_bytes=self._body_cap.max_bytes, min_rows=self._min_rows
+            now_s, target=self._target, max_bytes=self._body_cap.max_bytes, min_rows=self._min_rows
         )
         if work is None:
             return None
@@ -231,9 +234,7 @@ class Flow:
         return work
 
     def _admit(self, now_s: float) -> None:
-        """Take the next block from the reader's queue when nothing else is to be sent."""
-        if self._input_ended or self._work.has_work(now_s):
-            return
+        """Take the next block from the reader's queue: nothing else is to be sent."""
         assert self._queue is not None
         try:
             block = self._queue.receive_nowait()
@@ -251,25 +252,20 @@ class Flow:
         else:
             self._complete(block)
 
-    def _done(self) -> bool:
-        return self._input_ended and self._open_blocks == 0
-
     @staticmethod
     def _until(due_s: float | None, now_s: float) -> float | None:
         return None if due_s is None else max(0.0, due_s - now_s)
 
     async def _invoke(self, work: Work) -> Answer | Refusal:
+        """Gives back the place in flight, however it ends."""
         self._metrics.started()
-        result = None
         started_s = self._clock()
         try:
             result = await self._invoker.invoke(work)
-            return result
-        finally:
+        except BaseException:
+            self._gate.in_flight -= 1
             self._metrics.finished(
-                result.sample
-                if result is not None
-                else Sample(
+                Sample(
                     rows=max(1, work.rows),
                     body_bytes=0,
                     started_s=started_s,
@@ -278,6 +274,10 @@ class Flow:
                     kind=work.kind,
                 )
             )
+            raise
+        self._gate.in_flight -= 1
+        self._metrics.finished(result.sample)
+        return result
 
     def _after(self, sample: Sample, *, steers: bool) -> None:
         """The controller learns, and whoever may send now is woken."""
@@ -286,7 +286,7 @@ class Flow:
         limit = self._controller.concurrency()
         if self._workers < limit:
             self._add_workers()
-        self._signal.wake(max(1, limit - self._gate.in_flight))
+        self._signal.wake(limit - self._gate.in_flight - 1)  # the worker that asks goes on itself
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
@@ -296,7 +296,8 @@ class Flow:
         )
         self._control_sent = False
         self._body_cap.answered(answer.sample.body_bytes)
-        self._note_groundless_refusal(work)
+        if work.refused or work.half_of is not None:
+            self._note_groundless_refusal(work)
         if work.block is not None:
             if work.rows == 1 and not work.padded:
                 self._one_row_works = True
@@ -310,7 +311,8 @@ class Flow:
             work.block.answer(work, answer.columns, answer.variant)
             if work.block.unanswered == 0:
                 self._complete(work.block)
-        self._settle_suspects(answer.sample.started_s)
+        if self._suspects:
+            self._settle_suspects(answer.sample.started_s)
 
     def _note_groundless_refusal(self, work: Work) -> None:
         """Rows that were refused are answered: refusals strike at random here, so one of a lone row proves little."""

@@ -64,6 +64,8 @@ class Gate:
         self._at_rate = False
         self._at_row_rate = 0
         self.in_flight = 0
+        self.limit = 0
+        """How many may be in flight, as of the last request that asked."""
         self.waits = Wait.INPUT
         """What the last request that could not go waits for."""
 
@@ -74,13 +76,15 @@ class Gate:
 
     def closed_for(self, now_s: float) -> float | None:
         """0.0: send now (a pacing token is taken); seconds to wait; None: wait for an invocation to finish."""
-        if self._at_rate or self.in_flight >= self._controller.concurrency():
+        self.limit = limit = self._controller.concurrency()
+        if self._at_rate or self.in_flight >= limit:
             self.waits = self.full
             return None
-        pause = self._breaker.pause(now_s=now_s, in_flight=self.in_flight)
-        if pause is None or pause > 0:
-            self.waits = Wait.OUTAGE
-            return pause
+        if self._breaker.is_open:
+            pause = self._breaker.pause(now_s=now_s, in_flight=self.in_flight)
+            if pause is None or pause > 0:
+                self.waits = Wait.OUTAGE
+                return pause
         self.waits = Wait.PACED
         return self._controller.send_delay()
 

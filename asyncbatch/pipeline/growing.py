@@ -6,7 +6,7 @@ so they stay what they were.
 """
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio.to_thread
 
@@ -18,7 +18,7 @@ from asyncbatch.observe.events import Warned
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.planned import UnreadSource, as_planned, later_files
 from asyncbatch.protocols import Source
-from asyncbatch.sink import Output, Plan, SinkLocation, load_plan
+from asyncbatch.sink import Output, Plan, SinkLocation, load_plan, plan_differences
 from asyncbatch.sink.manifest import finished_manifest
 from asyncbatch.sink.places import open_places
 from asyncbatch.source import Earlier
@@ -80,6 +80,23 @@ async def as_first_read(
     infers = any(file.rows is None for file in source.files) and now != earlier.first
     left_out = job.config.input.settle is not None and not earlier.listed <= now
     return await job.open_source(stack, earlier) if infers or left_out else source
+
+
+def would_double(config: RunConfig, source: Source, planned: Plan) -> bool:
+    """Whether `--mode append` would add rows that are in the table: some files of the input changed, and others did not.
+
+    Otherwise another input, or the same with other options, is another job, as was asked for.
+    """
+    now = {file.path: dict(file.fingerprint) for file in source.files}
+    same = [now.get(file.path) == dict(file.fingerprint) for file in planned.files]
+    return (
+        config.output.mode == "append"
+        and any(same)
+        and not all(same)
+        and not plan_differences(
+            replace(planned, files=()), replace(planned, files=(), options=config.semantic())
+        )
+    )
 
 
 def check_columns(config: RunConfig, source: Source, planned: Plan) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -23,9 +23,8 @@ _DECODE_INLINE_BYTES = 100_000
 """Decoding this much takes about a millisecond; a thread hop costs an eighth of that, so larger replies get one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A decoded reply."""
+class Answer(NamedTuple):
+    """A decoded reply. One is made for each request, a tuple in half the time of a frozen dataclass."""
 
     columns: tuple[Values, ...]
     variant: str
@@ -34,7 +33,10 @@ class Answer:
     """When the reply was complete; decoding follows."""
     times: WireTimes | None = None
     """Where the endpoint can tell."""
-    steers: ClassVar[bool] = True
+
+    @property
+    def steers(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +91,27 @@ class Invoker:
 
     async def invoke(self, work: Work) -> Answer | Refusal:
         """Send `work` once (twice where a kept-alive connection turned out to be closed) and decode the reply."""
-        payload, rows = await self._payload(work)
+        # What most requests need is done here: a coroutine each for payload, sending and decoding costs a microsecond.
+        if work.block is not None and not work.padded and work.block.encoded.sliceable:
+            payload, rows = work.block.encoded.payload(work.start, work.stop), work.stop - work.start
+        else:
+            payload, rows = await self._payload(work)
         started_s = self._clock()
         try:
-            reply = await self._send(payload)
+            try:
+                reply = await self._endpoint.invoke(payload, timeout_s=self._timeout_s)
+            except InvocationError as error:
+                # A stale keep-alive: the server closed the connection while it was idle, so it never saw the request.
+                if error.failure.transport is not Transport.RESET or not error.failure.reused_connection:
+                    raise
+                reply = await self._endpoint.invoke(payload, timeout_s=self._timeout_s)
             received_s = self._clock()
-            columns = await self._decode(reply, rows)
+            if reply.result is None and len(reply.body) <= self._inline_bytes:
+                columns = self._decoder.decode(reply, rows)
+            else:
+                columns = await anyio.to_thread.run_sync(
+                    self._decoder.decode, reply, rows, limiter=self._decoders
+                )
         except InvocationError as error:
             failure = error.failure
         except ReplyError as error:
@@ -103,15 +120,9 @@ class Invoker:
             failure = Failure(error_name=_UNREADABLE, message=error.message)
         else:
             sample = self._sample(work, payload, started_s, Outcome.SUCCESS)
-            if rows != work.rows:
+            if work.padded or work.block is None:
                 columns = tuple(values[: work.rows] for values in columns)
-            return Answer(
-                columns=columns,
-                variant=reply.variant,
-                sample=sample,
-                received_s=received_s,
-                times=reply.times,
-            )
+            return Answer(columns, reply.variant, sample, received_s, reply.times)
         verdict = _unreadable() if failure.error_name == _UNREADABLE else classify(failure)
         note = None
         if verdict.action is Action.REFRESH_CREDENTIALS and isinstance(self._endpoint, RefreshesCredentials):
@@ -128,23 +139,11 @@ class Invoker:
         """What messages may say of it; see `saying.said`."""
         return said(refusal.failure, refusal.payload, self._names, whole=whole)
 
-    async def _send(self, payload: Payload) -> Reply:
-        try:
-            return await self._endpoint.invoke(payload, timeout_s=self._timeout_s)
-        except InvocationError as error:
-            # A stale keep-alive: the server closed the connection while it was idle, so it never saw the request.
-            if error.failure.transport is not Transport.RESET or not error.failure.reused_connection:
-                raise
-        return await self._endpoint.invoke(payload, timeout_s=self._timeout_s)
-
     async def _payload(self, work: Work) -> tuple[Payload, int]:
-        """The request of `work`, and how many rows it holds (more than `work.rows` when padded)."""
+        """The request of `work`, made in a thread, and how many rows it holds (more than `work.rows` when padded)."""
         if work.block is None or work.padded:
             return await anyio.to_thread.run_sync(self._with_good_rows, work)
-        encoded = work.block.encoded
-        if encoded.sliceable:
-            return encoded.payload(work.start, work.stop), work.rows
-        return await anyio.to_thread.run_sync(encoded.payload, work.start, work.stop), work.rows
+        return await anyio.to_thread.run_sync(work.block.encoded.payload, work.start, work.stop), work.rows
 
     def _with_good_rows(self, work: Work) -> tuple[Payload, int]:
         import pyarrow as pa
@@ -158,14 +157,10 @@ class Invoker:
         table = pa.concat_tables([work.block.sent.slice(work.start, work.rows), self._good_rows])
         return self._encoder.encode(table).payload(0, table.num_rows), table.num_rows
 
-    async def _decode(self, reply: Reply, rows: int) -> tuple[Values, ...]:
-        if reply.result is None and len(reply.body) <= self._inline_bytes:
-            return self._decoder.decode(reply, rows)
-        return await anyio.to_thread.run_sync(self._decoder.decode, reply, rows, limiter=self._decoders)
-
     def _sample(self, work: Work, payload: Payload, started_s: float, outcome: Outcome) -> Sample:
+        rows = work.stop - work.start
         return Sample(
-            rows=max(1, work.rows),
+            rows=rows if rows > 0 else 1,
             body_bytes=payload.nbytes,
             started_s=started_s,
             finished_s=self._clock(),

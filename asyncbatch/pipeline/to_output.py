@@ -20,6 +20,7 @@ from asyncbatch.pipeline.growing import (
     grow,
     look_before,
     with_later_files,
+    would_double,
 )
 from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.leasing import holding, taken_over, when_free
@@ -157,6 +158,8 @@ async def _to_output(job: Job, sink: str) -> RunReport:
 async def _begins_anew(job: Job, output: Output, source: Source, endpoint: Endpoint) -> bool:
     """Whether the command is another job into a table that a finished one has written: to append, or to replace."""
     if output.plan is None or not output.finished or job.config.output.mode == "fail":
+        return False
+    if would_double(job.config, source, output.plan):
         return False
     history = await anyio.to_thread.run_sync(load_history, output.state)
     try:

@@ -16,12 +16,14 @@ class WorkQueue:
         self._ready: deque[Work] = deque()
         self._delayed: list[tuple[float, int, Work]] = []
         self._blocks: deque[OpenBlock] = deque()
+        self._unsent_rows = 0
         self._numbers = itertools.count()
         self._chunks = itertools.count()
 
     def add_block(self, block: OpenBlock) -> None:
         """Queue a block behind the others; blocks are added in row order."""
         self._blocks.append(block)
+        self._unsent_rows += block.unsent_rows
 
     def put(self, work: Work) -> None:
         """Send `work` before anything new."""
@@ -67,10 +69,11 @@ class WorkQueue:
             min_rows=min_rows,
             chunk=next(self._chunks),
         )
+        self._unsent_rows -= work.stop - work.start
         if not block.has_unsent:
             self._blocks.popleft()
         return work
 
     def unsent_rows(self) -> int:
         """Rows of open blocks never sent yet."""
-        return sum(block.unsent_rows for block in self._blocks)
+        return self._unsent_rows

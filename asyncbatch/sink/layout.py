@@ -91,9 +91,10 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
         OutputError: an unknown scheme, no name, or a format that the sink cannot have.
     """
     if spec == "-":
-        if format == "parquet":
+        if format in ("parquet", "delta"):
             raise OutputError(
-                "Parquet cannot be written to stdout", hint="give a file name, or --format jsonl or csv"
+                f"{'Parquet' if format == 'parquet' else 'a Delta Lake table'} cannot be written to stdout",
+                hint="give a file name, or --format jsonl or csv",
             )
         nowhere = Path()
         return SinkLocation(
@@ -108,6 +109,11 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
         raise OutputError(f"{spec!r} cannot be an output", hint="name a folder or a file in it")
     slash = text.endswith("/")
     if format == "delta":
+        if uri is not None and uri.scheme != "s3":
+            raise OutputError(
+                f"--format delta writes to folders and to s3://, not to {uri.place}",
+                hint="choose another output, or leave --format out for a folder of Parquet files",
+            )
         return SinkLocation(
             spec=spec,
             kind="folder",

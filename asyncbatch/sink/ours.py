@@ -74,7 +74,8 @@ def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -
     A single file that stands at the target stays until the new one replaces it; it is what is returned.
     """
     there = target.stat(location.target.name) if location.kind == "file" else None
-    state.delete(SUCCESS, MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED, HISTORY)
+    state.delete(SUCCESS)  # first and alone: a crash must not leave it without what it stands for
+    state.delete(MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED, HISTORY)
     if isinstance(parts, TableParts):
         parts.forget()
     parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))

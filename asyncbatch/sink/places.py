@@ -130,17 +130,11 @@ def open_delta(location: SinkLocation, *, access: Access | None, mode: str) -> D
 
     Raises:
         MissingExtraError: the library is not installed.
-        OutputError: it is in a store that is not supported.
     """
     if not location.delta:
         return None
     if location.uri is None:
         return DeltaTable(str(Path(location.target).absolute()), mode=mode, options={})
-    if location.uri.scheme != "s3":
-        raise OutputError(
-            f"--format delta writes to folders and to s3://, not to {location.uri.place}",
-            hint="choose another output, or leave --format out for a folder of Parquet files",
-        )
     from asyncbatch.store.s3 import delta_options
 
     return DeltaTable(

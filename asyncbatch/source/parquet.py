@@ -84,9 +84,12 @@ class ParquetReader:
             chosen = [groups[number] for number in spread(len(groups), _SPOTS)]
             share = -(-rows // max(len(chosen), 1))
             for group in chosen:
+                turns = turns_of(parquet.metadata, group, columns, first_rows=share)
                 with _reading(file.path):
                     batch = next(
-                        parquet.iter_batches(
+                        read_in_turns(parquet, group, turns, share)
+                        if turns is not None
+                        else parquet.iter_batches(
                             batch_size=share, row_groups=[group], columns=list(columns), use_threads=False
                         )
                     )

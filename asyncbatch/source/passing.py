@@ -69,7 +69,9 @@ class PassingParser:
         if count < _LEAST_PROVED * slab.rows:
             self._skip = _PATIENCE
             return self._written(slab)
-        lines: Any = pa.LargeStringArray.from_buffers(slab.rows, pa.py_buffer(starts), pa.py_buffer(data))
+        lines: Any = pa.LargeStringArray.from_buffers(
+            slab.rows, pa.py_buffer(starts.data), pa.py_buffer(data)
+        )
         rejects: tuple[Reject, ...] = ()
         if count < slab.rows:
             others = np.flatnonzero(~proved)

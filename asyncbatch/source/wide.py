@@ -7,7 +7,6 @@ the earlier ones again: about 2.5 times the decoding at 65,536 rows of 500 float
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,8 +30,14 @@ class Turns:
     window_rows: int
 
 
-def turns_of(metadata: pq.FileMetaData, group: int, names: Sequence[str]) -> Turns | None:
-    """How to read these columns of a row group within bounded memory; None: side by side."""
+def turns_of(
+    metadata: pq.FileMetaData, group: int, names: Sequence[str], *, first_rows: int | None = None
+) -> Turns | None:
+    """How to read these columns of a row group within bounded memory; None: side by side.
+
+    Args:
+        first_rows: no more rows than these, at the group's beginning, are to be read.
+    """
     described = metadata.row_group(group)
     held, size = dict.fromkeys(names, 0), 0
     for place in range(described.num_columns):
@@ -44,18 +49,18 @@ def turns_of(metadata: pq.FileMetaData, group: int, names: Sequence[str]) -> Tur
             size += max(chunk.total_uncompressed_size, 8 * described.num_rows)
     if sum(held.values()) <= HELD_BYTES:
         return None
-    rows = max(1, _WINDOW_BYTES * described.num_rows // size)
-    if described.num_rows > MOST_WINDOWS * rows:
+    rows = first_rows or max(1, _WINDOW_BYTES * described.num_rows // size)
+    if first_rows is None and described.num_rows > MOST_WINDOWS * rows:
         return None
-    turns: list[list[str]] = [[]]
+    columns: list[list[str]] = [[]]
     taken = 0
     for name, share in held.items():
-        if turns[-1] and taken + share > _TURN_BYTES:
-            turns.append([])
+        if columns[-1] and taken + share > _TURN_BYTES:
+            columns.append([])
             taken = 0
-        turns[-1].append(name)
+        columns[-1].append(name)
         taken += share
-    return Turns(columns=turns, window_rows=rows)
+    return Turns(columns=columns, window_rows=rows)
 
 
 def read_in_turns(
@@ -63,14 +68,30 @@ def read_in_turns(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a row group in order, in batches of at most `batch_rows`. Holds one window and one turn's columns."""
     rows = parquet.metadata.row_group(group).num_rows
-    for window in range(-(-rows // turns.window_rows)):
-        columns: dict[str, pa.Array[pa.Scalar[pa.DataType]]] = {}
-        for names in turns.columns:
-            batches = parquet.iter_batches(
-                batch_size=turns.window_rows, row_groups=[group], columns=list(names), use_threads=False
-            )
-            batch = next(islice(batches, window, None))
-            columns.update(zip(batch.schema.names, batch.columns, strict=True))
-        whole = pa.RecordBatch.from_pydict(columns)
-        for start in range(0, whole.num_rows, batch_rows):
-            yield whole.slice(start, batch_rows)
+    for start in range(0, rows, turns.window_rows):
+        stop = min(start + turns.window_rows, rows)
+        columns = [
+            column for names in turns.columns for column in _window(parquet, group, names, start, stop)
+        ]
+        names = [name for names in turns.columns for name in names]
+        whole = pa.Table.from_arrays(columns, names=names)
+        for at in range(0, whole.num_rows, batch_rows):
+            yield from whole.slice(at, batch_rows).combine_chunks().to_batches()
+
+
+def _window(
+    parquet: pq.ParquetFile, group: int, names: Sequence[str], start: int, stop: int
+) -> "list[pa.ChunkedArray[pa.Scalar[pa.DataType]]]":
+    """Rows `[start, stop)` of a row group, in the order of `names`."""
+    at = 0
+    found = []
+    for batch in parquet.iter_batches(
+        batch_size=stop - start, row_groups=[group], columns=list(names), use_threads=False
+    ):
+        low, high = max(start - at, 0), min(batch.num_rows, stop - at)
+        if low < high:
+            found.append(batch.slice(low, high - low))
+        at += batch.num_rows
+        if at >= stop:
+            break
+    return pa.Table.from_batches(found).select(list(names)).columns

@@ -109,7 +109,7 @@ def test_the_timeline_in_the_report_adds_up(tmp_path: Path, slow: Background) ->
 @pytest.mark.parametrize(
     ("options", "bound"),
     [
-        ({"rate": 15, "chunk_rows": 20, "concurrency": 4}, "rate"),
+        ({"rate": 15, "chunk_rows": 20, "concurrency": 1}, "rate"),
         ({"row_rate": 300, "chunk_rows": 20, "concurrency": 4}, "row-rate"),
         ({"chunk_rows": 10, "concurrency": 1}, "concurrency"),
     ],

@@ -116,6 +116,20 @@ def test_csv_of_six_and_of_twenty_times_the_budget(rows: int, tmp_path: Path, ec
     )
 
 
+def test_five_hundred_columns_with_dictionaries(tmp_path: Path, echo: Background) -> None:
+    """Read side by side they take a megabyte each: a buffer, a page, and a dictionary twice."""
+    rows = 40_000
+    numbers = np.random.default_rng(0).normal(size=rows)
+    table = pa.table({f"x{index}": np.roll(numbers, index) for index in range(500)})
+    pq.write_table(table, tmp_path / "some.parquet")
+    pq.write_table(table.slice(0, 300), tmp_path / "few.parquet")
+    budget = 256 * MB
+    options = {"endpoint": echo.invocations_url, "keep": "none", "max_memory": budget}
+    few = peak_of(tmp_path / "few.parquet", tmp_path / "out", rows=300, **options)
+    some = peak_of(tmp_path / "some.parquet", tmp_path / "out", rows=3_000, limit=3_000, **options)
+    assert some - few <= budget, f"few {few / MB:.0f} MB, some {some / MB:.0f} MB"
+
+
 @pytest.mark.parametrize("accept", ["application/json", "application/x-npy"])
 def test_replies_of_768_numbers_a_row(accept: str, tmp_path: Path, serve: Serve) -> None:
     """Replies are a hundred times their requests: 180 MB of numbers, 400 MB of JSON."""

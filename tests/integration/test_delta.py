@@ -188,6 +188,15 @@ def test_modes(lake: Lake) -> None:
     assert "x" in pl.read_delta(lake.table).columns
 
 
+def test_appending_does_not_double_the_files_that_did_not_change(lake: Lake) -> None:
+    lake.add("2", ROWS)
+    lake.run(mode="append")
+    lake.add("2", 2 * ROWS)
+    with pytest.raises(OutputError, match=r"input .*2\.parquet: planned"):
+        lake.run(mode="append")
+    assert lake.ids() == list(range(2 * ROWS))
+
+
 def test_what_the_table_cannot_take_is_refused_before_a_row_is_scored(lake: Lake) -> None:
     deltalake.write_deltalake(lake.table, pa.table({"id": ["a"]}))
     with pytest.raises(OutputError, match="column 'id' is long in the output and string in"):
@@ -219,6 +228,13 @@ def test_a_damaged_part_is_named_and_nothing_is_published(
     with pytest.raises(OutputError, match=part.name):
         lake.run()
     assert not deltalake.DeltaTable.is_deltatable(lake.table)
+
+
+@pytest.mark.parametrize("sink", ["-", "gs://box/scores", "sqlite:///d.sqlite?table=t"])
+def test_other_places_are_refused(lake: Lake, sink: str) -> None:
+    with pytest.raises(OutputError) as error:
+        lake.run(sink)
+    assert error.value.hint
 
 
 def test_retry_and_file_size_are_refused(lake: Lake) -> None:

@@ -114,6 +114,9 @@ def proved(lines: CsvLines, text: str) -> bool:
     st.from_regex(r"\A-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,14})?\Z")
     | st.floats().map(repr)
     | st.decimals(-1000, 1000, places=6).map(str)
+    | st.tuples(st.integers(10**12, 10**18).map(str), st.integers(1, 12)).map(
+        lambda it: f"{it[0][: it[1]]}.{it[0][it[1] :]}"
+    )
     | st.text("0123456789.-+einf ", max_size=18)
 )
 def test_a_proved_number_is_what_the_encoder_writes_of_it(text: str) -> None:
@@ -128,13 +131,17 @@ def test_a_proved_number_is_what_the_encoder_writes_of_it(text: str) -> None:
 
 def test_decimals_of_fifteen_digits_are_proved() -> None:
     """Not only safe: what is common passes."""
-    lines = csv_lines(pa.schema([pa.field("x", pa.float64()), pa.field("n", pa.int64()), pa.field("s", pa.string())]))
+    lines = csv_lines(
+        pa.schema([pa.field("x", pa.float64()), pa.field("n", pa.int64()), pa.field("s", pa.string())])
+    )
     assert lines is not None
     rng = np.random.default_rng(0)
     values = np.round(rng.normal(size=2000) * 10.0 ** rng.integers(-2, 7, size=2000), 6).tolist()
     passed = [proved(lines, f"{value!r},{number},text {number}") for number, value in enumerate(values)]
     assert sum(passed) >= 0.98 * len(values)
-    assert not any(proved(lines, f"{value},1,a") for value in ("3", "1.50", "1e5", "0.30000000000000004", "0.00001"))
+    assert not any(
+        proved(lines, f"{value},1,a") for value in ("3", "1.50", "1e5", "0.30000000000000004", "0.00001")
+    )
 
 
 def test_large_files_of_several_slabs(tmp_path: Path) -> None:
