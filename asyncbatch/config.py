@@ -298,7 +298,8 @@ class OutputConfig:
     """What is written and said."""
 
     format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=choice(*FORMATS), choices=FORMATS,
-        semantic=True, help="format of a single-file or stdout sink; delta: a Delta Lake table", default_text="by the name; jsonl for -")
+        semantic=True, help="format of a single-file or stdout sink; delta: a Delta Lake table",
+        default_text="by the name; jsonl for -")
     mode: str = option("fail", panel=_OUT, metavar="|".join(MODES), parse=choice(*MODES), choices=MODES, semantic=True,
         help="a table that exists: add rows to it, replace it in one step at the end, or fail")
     partition_by: str | None = option(None, panel=_OUT, metavar="same", parse=choice("same"), choices=("same",), semantic=True,
@@ -449,7 +450,8 @@ def _checked(config: RunConfig) -> RunConfig:
         raise ConfigError("--tuning and --no-tuning exclude each other", hint="give one of them")
     if config.output.partition_by is not None and config.output.file_size is not None:
         raise ConfigError(
-            "--partition-by and --file-size exclude each other", hint="give one of them; parts are joined in one folder"
+            "--partition-by and --file-size exclude each other",
+            hint="give one of them; parts are joined in one folder",
         )
     if config.output.quiet and config.output.verbose:
         raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")

@@ -267,7 +267,9 @@ def _adaptive(size: int) -> Controller:
         clock=time.monotonic,
         rng=random.Random(1),
         chunk_rows=IntRange(size, size),
-        concurrency=IntRange(16, 16),  # as in the other cases: with fewer, turns of the event loop would be counted
+        concurrency=IntRange(
+            16, 16
+        ),  # as in the other cases: with fewer, turns of the event loop would be counted
     )
 
 

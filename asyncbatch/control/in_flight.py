@@ -66,5 +66,5 @@ class InFlight:
         if now_s > touched:
             since = self._since
             if now_s > since:
-                self._area += len(self._sent) * (now_s - (touched if touched > since else since))
+                self._area += len(self._sent) * (now_s - max(touched, since))
             self._touched = now_s

@@ -7,8 +7,10 @@ started_s = time.perf_counter()
 from common import ENDPOINT, NOT_FEATURES, arguments, finished
 
 import asyncbatch
+from asyncbatch.cli.without_pandas import leave_pandas_out
 
 given = arguments()
+leave_pandas_out()  # as the command does
 plain = given.url.endswith("/invocations")
 options = (
     {"endpoint": given.url}

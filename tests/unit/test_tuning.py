@@ -29,6 +29,9 @@ class Named:
     def __init__(self, **identity: str | None) -> None:
         self.identity: Mapping[str, str | None] = {"kind": "http", **identity}
 
+    def __repr__(self) -> str:
+        return f"Named({self.identity})"
+
     @property
     def name(self) -> str:
         return str(self.identity.get("name"))
