@@ -107,6 +107,7 @@ def one_that_takes_us_for_dead(world: World) -> Command:
 
 def another_retry(world: World) -> Command:
     """Another process takes the first for dead, and does the same retry."""
+    world.retried_by_two = True
 
     def meddle(world: World) -> None:
         if world.disk.rng.random() < 0.4:
@@ -150,7 +151,7 @@ def interrupted_retry(world: World) -> None:
     assert world.disk.dead
     world.disk.reboot()
     world.check()
-    world.hear(retried=True)
+    world.hear(retried=world.retrying())
 
 
 RUN, RETRY, OVERWRITE = World.run, World.retry, World.overwrite
@@ -267,7 +268,7 @@ def to_the_end(scenario: Scenario, seed: str, *, crash_at: int | None, again: in
             survived.by_operation[disk.crashed_before] += 1
             disk.reboot()
             world.check()
-            world.hear(retried=True)
+            world.hear(retried=world.retrying())
             if crashes < MOST_CRASHES_OF_A_RUN:
                 disk.crash_at = disk.rng.randint(1, again)
             others = scenario.others if disk.rng.random() < 0.3 else ()

@@ -3,10 +3,11 @@
     python benchmarks/load_tools.py [--seconds 10] [--quick]
 
 wrk and hey from the distribution's packages, locust from PyPI in an environment of its own (`--locust PATH`; FastHttpUser, its
-fast client); what is not installed is left out, and named. Two servers, each in its own process: one with a set
-latency and 4 slots, where every tool must find the same rate and latency; and one that answers at once, where what a
-request costs the client shows. CPU is that of the tool's processes over the requests of a long run less those of a short
-one, so that starting up does not count. Writes results/load_tools.json.
+fast client), and so AIPerf (`--aiperf PATH`; its raw endpoint, which sends JSON objects only: the same rows as `instances`,
+and a tokenizer of one word, so that nothing is downloaded); what is not installed is left out, and named. Two servers, each
+in its own process: one with a set latency and 4 slots, where every tool must find the same rate and latency; and one that
+answers at once, where what a request costs the client shows. CPU is that of the tool's processes over the requests of a long
+run less those of a short one, so that starting up does not count. Writes results/load_tools.json.
 """
 
 import argparse
@@ -47,6 +48,12 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "text/csv"
 local file = io.open({body!r}); wrk.body = file:read("*a"); file:close()
 """
+_TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "pre_tokenizer": {"type": "Whitespace"},
+    "model": {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +174,41 @@ def locust(path: str) -> Tool:
     return measured
 
 
+def aiperf(path: str) -> Tool:
+    """One worker process; the others that it starts process the records."""
+
+    def measured(url: str, seconds: float, folder: Path) -> Seen:
+        tokenizer = folder / "tokenizer"
+        tokenizer.mkdir(exist_ok=True)
+        (tokenizer / "tokenizer.json").write_text(json.dumps(_TOKENIZER))
+        (tokenizer / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+        (tokenizer / "config.json").write_text('{"model_type": "gpt2"}')
+        lines = (folder / "body.csv").read_text().splitlines()
+        rows = [[float(each) for each in line.split(",")] for line in lines]
+        sessions = [{"session_id": "rows", "payloads": [{"instances": rows}]}]
+        (folder / "inputs.json").write_text(json.dumps({"data": sessions}))
+        words = [
+            path, "profile", "-m", "model", "--endpoint-type", "raw", "-u", f"{url}/invocations", "--input-file", "inputs.json",
+            "--custom-dataset-type", "inputs-json", "--extra-inputs", '{"response_field": "to_string(predictions)"}',
+            "--tokenizer", str(tokenizer), "--concurrency", str(FLIGHT), "--benchmark-duration", str(seconds),
+            "--workers-max", "1", "--no-gpu-telemetry", "--no-server-metrics", "--ui", "none", "--log-level", "ERROR",
+            "--export-level", "summary", "--artifact-dir", "aiperf",
+        ]  # fmt: skip
+        _, cpu_s = run(words, folder)
+        result = json.loads((folder / "aiperf" / "profile_export_aiperf.json").read_text())
+        if result["error_summary"]:
+            raise SystemExit(f"aiperf: {result['error_summary']}")
+        return Seen(
+            requests=int(result["request_count"]["avg"]),
+            requests_per_s=result["request_throughput"]["avg"],
+            p50_ms=result["request_latency"]["p50"],
+            p99_ms=result["request_latency"]["p99"],
+            cpu_s=cpu_s,
+        )
+
+    return measured
+
+
 def measured(tool: Tool, url: str, seconds: float, folder: Path) -> dict[str, Any]:
     """A long run, and what a request of it costs beyond a short one."""
     short = tool(url, SHORT_S, folder)
@@ -206,15 +248,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--quick", action="store_true", help="6 s each, and write nothing")
     parser.add_argument("--locust", default=shutil.which("locust"), help="path of the locust command")
+    parser.add_argument("--aiperf", default=shutil.which("aiperf"), help="path of the aiperf command")
     asked = parser.parse_args()
     seconds = 6.0 if asked.quick else asked.seconds
     tools: dict[str, Tool] = {"asyncbatch": asyncbatch}
     tools |= {name: tool for name, tool in (("wrk", wrk), ("hey", hey)) if shutil.which(name)}
     if asked.locust:
         tools["locust"] = locust(str(Path(asked.locust).resolve()))
+    if asked.aiperf:
+        tools["aiperf"] = aiperf(str(Path(asked.aiperf).resolve()))
     result: dict[str, Any] = surroundings("asyncbatch", "uvloop")
-    result["left_out"] = [name for name in ("wrk", "hey", "locust", "k6", "oha") if name not in tools]
-    result["body"] = f"{ROWS} rows of {COLUMNS} numbers, CSV; {FLIGHT} in flight"
+    known = ("wrk", "hey", "locust", "aiperf", "k6", "oha")
+    result["left_out"] = [name for name in known if name not in tools]
+    result["body"] = f"{ROWS} rows of {COLUMNS} numbers, CSV (AIPerf: JSON); {FLIGHT} in flight"
     servers = {
         "20 ms a request, 4 slots": ServeConfig(model="simulated", simulation=LATENCY),
         "answers at once": ServeConfig(model="echo"),

@@ -27,6 +27,7 @@ FIXED: Mapping[str, str] = {
     **dict.fromkeys(("input_format", "delimiter", "quote", "no_header"), "it decides how the input is read"),
     "reply": "how replies are read was settled when the job was planned",
     "format": "it decides the format of the output",
+    "partition_by": "it decides which folder a part lies in",
     "mode": "it decides what becomes of a table that is there",
 }  # fmt: skip
 """Why the other compared options cannot be accepted to differ."""

@@ -90,6 +90,7 @@ class Output:
         self._file_size = file_size
         self._take_finish = take_finish
         self._finish_lease: Lease | None = None
+        self._began = False
         self._made = made if take_finish is None else ()
         """Folders that an output that never came to a plan leaves no trace of; of several shards none is its own."""
         self._plan = load_plan(state) if wipe is None else None
@@ -149,6 +150,7 @@ class Output:
         """
         check_schema(plan)
         if self._lease is None:
+            self._began = True
             self._state.prepare()
             self._lease = self._take_lease()
         self._parts.prepare(expected_bytes=expected_bytes)
@@ -279,7 +281,7 @@ class Output:
                 lease.release()
         if self._table is not None:
             self._table.close()
-        if self._plan is None and self._lease is not None:
+        if self._plan is None and (self._began or self._lease is not None):
             for folder in self._made:
                 with contextlib.suppress(OSError):  # not made, or not empty: then it is another's
                     folder.rmdir()

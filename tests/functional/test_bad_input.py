@@ -133,7 +133,7 @@ def test_a_json_array_that_is_no_json_lines(refused: Command, folder: Path) -> N
     assert "jq" in said.hint
 
 
-@pytest.mark.parametrize("scheme", ["s3", "https"])
+@pytest.mark.parametrize("scheme", ["ftp", "hdfs"])
 def test_a_source_that_is_not_local(refused: Command, scheme: str) -> None:
     said = refused("run", f"{scheme}://user:hidden@host/in.parquet", "out", *ENDPOINT)
     assert said.message == f"the source has the scheme {scheme}://, which cannot be read"

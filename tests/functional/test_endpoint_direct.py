@@ -8,6 +8,7 @@ from typing import Any
 
 import aioboto3
 import boto3
+import botocore.handlers
 import pytest
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
@@ -23,6 +24,15 @@ from asyncbatch.testing.faults import FaultServer, Plan
 
 PAYLOAD = BytesPayload(pieces=(b"1,", memoryview(b"2\n")), content_type="text/csv", nbytes=4)
 DIRECT = "--transport direct: requests are signed and sent without the SDK"
+
+
+@pytest.fixture(autouse=True)
+def _no_hooks_of_moto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once imported, moto hooks every SDK session of the process; another test may have done so."""
+    handlers = [each for each in botocore.handlers.BUILTIN_HANDLERS if "moto" not in type(each[1]).__module__]
+    monkeypatch.setattr(botocore.handlers, "BUILTIN_HANDLERS", handlers)
+
+
 Test = Callable[[FaultServer, SageMakerEndpoint], Awaitable[None]]
 
 

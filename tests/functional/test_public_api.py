@@ -52,8 +52,8 @@ def test_every_error_is_exported() -> None:
         for name, value in vars(asyncbatch.errors).items()
         if inspect.isclass(value) and issubclass(value, AsyncBatchError)
     }
-    # What the pipeline decides about, and what a reply was, is told by its base.
-    assert errors - {"ReplyMismatchError"} <= set(asyncbatch.__all__)
+    # What the pipeline decides about, what a reply was, and who is at work, is told by its base.
+    assert errors - {"ReplyMismatchError", "BusyError"} <= set(asyncbatch.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -293,8 +293,6 @@ def success_stays_while_parts_are_replaced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         LocalStore, "delete", lambda self, *names: delete(self, *(n for n in names if n not in keep))
     )
-    # And the record that says so is not looked at.
-    patch.setattr(World, "_retrying", lambda self: False)
 
 
 def record_goes_first(patch: pytest.MonkeyPatch) -> None:
