@@ -1,5 +1,6 @@
 """The short form of benchmarks/control/loopback.py: the simulator and real runs over HTTP agree."""
 
+import pytest
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _LINE = re.compile(r"(\S+) +(\S+) +simulated (\d\.\d+) .* over HTTP (\d\.\d+)")
 
 
+@pytest.mark.slow
 def test_scores_over_http_are_those_of_the_simulator(tmp_path: Path) -> None:
     """Three endpoints and two static settings: what differs between them differs alike in both worlds."""
     found = subprocess.run(

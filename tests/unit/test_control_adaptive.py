@@ -253,7 +253,7 @@ class TestGuest:
     def test_bounds_the_service_time_of_a_chunk(self) -> None:
         world = World(call_s=0.1, row_s=0.01, noise=0.02)
         guest = GuestController(clock=world.clock, rng=random.Random(1))
-        world.run(guest, 60)
+        world.run(guest, 200)
         rows = max(guest.next_chunk().rows for _ in range(50))  # between them single rows, which measure
         assert world.call_s + world.row_s * rows <= 2.3 * (world.call_s + world.row_s)
         assert rows >= 8
