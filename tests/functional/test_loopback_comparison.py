@@ -1,10 +1,11 @@
 """The short form of benchmarks/control/loopback.py: the simulator and real runs over HTTP agree."""
 
-import pytest
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 _LINE = re.compile(r"(\S+) +(\S+) +simulated (\d\.\d+) .* over HTTP (\d\.\d+)")
