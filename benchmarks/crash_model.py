@@ -29,7 +29,7 @@ from asyncbatch.sink.layout import Format
 Command = Callable[[World], None]
 MOST_CRASHES_OF_A_RUN = 5
 MOST_ERRORS_OF_A_RUN = 10
-BESIDE_ANOTHER = ("vanished", "is gone", "were not scored again", "meanwhile")
+BESIDE_ANOTHER = ("vanished", "is gone", "were not scored again", "meanwhile", "while it was retried")
 """What a command may end with when another process takes it for dead and does its work."""
 AS_ANOTHER = ("was interrupted", "was not written by this job", "is not finished")
 """What a command may end with when another one was interrupted."""

@@ -239,18 +239,23 @@ class Retry:
             history=load_history(self._state),
         )
         manifest = parse_manifest(manifest_bytes(values))
-        write_errors(self._state, members)
-        store_manifest(self._state, values)
         success: dict[str, Any] = {"manifest": manifest.digest}
+        # The file first: a process that was taken for dead, and comes too late, must not touch anything else.
         if existing.location.format == "parquet":
             marks = published_marks(plan, manifest)
+            there = self._target()
             if not self._replaced_already(marks):
+                if not self._as_it_was(there):
+                    raise self._changed()
                 target.replace(
                     name,
                     lambda file: join_parquet(file, pieces, schema=plan.schema, key_values=marks),
+                    expected=there,
                 )
         else:
             success["offsets"] = self._replace_text(old, fresh)
+        write_errors(self._state, members)
+        store_manifest(self._state, values)
         self._succeed({**success, "target_bytes": self._target().size_bytes})
         return manifest
 
@@ -301,16 +306,30 @@ class Retry:
             with target.open(name) as source:
                 found[:] = splice_text(file, source, offsets, new, form)
 
-        if self._record["target"] == {"size_bytes": there.size_bytes, "version": there.version}:
-            target.replace(name, write)
+        if self._as_it_was(there):
+            target.replace(name, write, expected=there)
             return found
         # Replaced by this retry before it was interrupted; only the offsets are wanted again.
         lengths = splice_text(None, None, offsets, new, form)
         if lengths[-1] != there.size_bytes:
-            raise OutputError(
-                f"{self.spec} was changed while it was retried", hint="--overwrite scores every row again"
-            )
+            raise self._changed()
         return lengths
+
+    def _as_it_was(self, there: Entry) -> bool:
+        """Whether the single file is the one that stood there when the retry began."""
+        assert self._record is not None
+        began = self._record["target"]
+        return bool(began == {"size_bytes": there.size_bytes, "version": there.version})
+
+    def _changed(self) -> OutputError:
+        """The record is void: another process was faster, or something else has written there."""
+        there = _load_record(self._state)
+        if there is not None and self._record is not None and there["id"] == self._record["id"]:
+            self._state.delete(RETRY)
+        return OutputError(
+            f"{self.spec} was changed while it was retried",
+            hint="the same command begins anew, if what is there now is finished",
+        )
 
     # -- common ----------------------------------------------------------------------------------------------
 
