@@ -331,7 +331,14 @@ def answer(batch):
 """
 
 
-@pytest.mark.parametrize("name", ["out/", "joined/", "out.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "out/",
+        pytest.param("joined/", marks=pytest.mark.slow),
+        pytest.param("out.parquet", marks=pytest.mark.slow),
+    ],
+)
 def test_readers_see_a_run_and_then_its_retry(
     name: str, base: str, echo: Background, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
