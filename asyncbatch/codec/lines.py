@@ -28,6 +28,8 @@ from asyncbatch.codec.rows import row_texts, text_slab
 
 MOST_BYTES = 16
 """Of a number's text: 15 digits and the point; 16 digits fit int64."""
+_CACHED_BYTES = 2**17
+"""As much at a time as a core's cache holds several times."""
 MOST_COLUMNS = 1000
 """More would make the pattern's automaton too large to be fast."""
 _PATTERNS = {
@@ -104,10 +106,14 @@ def _contiguous(column: "pa.ChunkedArray[Any]") -> Array:
 
 def _long_values(data: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """Where values of more than `MOST_BYTES` bytes are: positions in them."""
-    run = (data != ord(",")) & (data != ord("\n"))
-    width = 1
-    while width <= MOST_BYTES:  # run[i]: the bytes i to i + width belong to one value
-        step = min(width, MOST_BYTES + 1 - width)
-        run = run[:-step] & run[step:]
-        width += step
-    return np.flatnonzero(run)
+    found = []
+    for start in range(0, len(data), _CACHED_BYTES):
+        piece = data[max(0, start - MOST_BYTES) : start + _CACHED_BYTES]
+        run = (piece != ord(",")) & (piece != ord("\n"))
+        width = 1
+        while width <= MOST_BYTES:  # run[i]: the bytes i to i + width belong to one value
+            step = min(width, MOST_BYTES + 1 - width)
+            run = run[:-step] & run[step:]
+            width += step
+        found.append(np.flatnonzero(run) + max(0, start - MOST_BYTES))
+    return np.concatenate(found) if found else np.empty(0, np.int64)

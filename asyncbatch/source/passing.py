@@ -99,12 +99,12 @@ def _own_lines(slab: Slab) -> tuple[memoryview, Offsets] | None:
     """
     if not slab.regular or b'"' in slab.data:
         return None
+    first, stop = int(slab.starts[0]), int(slab.stops[-1])
     if not slab.data.isascii():
         try:
-            slab.data.decode()
+            str(slab.whole(), "utf-8")
         except UnicodeDecodeError:
             return None
-    first, stop = int(slab.starts[0]), int(slab.stops[-1])
     if (slab.stops[:-1] + 1 == slab.starts[1:]).all() and slab.data[stop : stop + 1] == b"\n":
         starts = np.append(slab.starts, stop + 1) - first
         return memoryview(slab.data)[first : stop + 1], starts

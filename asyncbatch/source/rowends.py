@@ -26,6 +26,8 @@ class RowSpans:
     """After its line end."""
     consumed: int
     """Bytes that belong to complete rows and blank lines; the rest begins a row."""
+    lines: int
+    """Line ends among them."""
     regular: bool
     """False when quotes or lone carriage returns need the exact parser."""
 
@@ -38,17 +40,23 @@ def line_spans(data: bytes, *, final: bool) -> RowSpans:
         final: nothing follows, so that the last line needs no line end.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
-    ends = np.flatnonzero(buffer == _LF) + 1
-    return _spans(buffer, ends, final=final, regular=True)
+    line_ends = np.flatnonzero(buffer == _LF) + 1
+    return _spans(buffer, line_ends, line_ends, final=final, regular=True)
 
 
 def _spans(
-    buffer: np.ndarray[tuple[int], np.dtype[np.uint8]], ends: Offsets, *, final: bool, regular: bool
+    buffer: np.ndarray[tuple[int], np.dtype[np.uint8]],
+    ends: Offsets,
+    line_ends: Offsets,
+    *,
+    final: bool,
+    regular: bool,
 ) -> RowSpans:
+    """`ends`: of rows and blank lines. `line_ends`: after each `\\n`, also those within values."""
     if final and len(buffer) and (not len(ends) or ends[-1] < len(buffer)):
         ends = np.append(ends, len(buffer))
     if not len(ends):
-        return RowSpans(starts=ends, stops=ends, ends=ends, consumed=0, regular=regular)
+        return RowSpans(starts=ends, stops=ends, ends=ends, consumed=0, lines=0, regular=regular)
     starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
     stops = ends - (buffer[ends - 1] == _LF)
     stops = stops - ((stops > starts) & (buffer[stops - 1] == _CR))
@@ -56,7 +64,8 @@ def _spans(
     consumed = int(ends[-1])
     if not full.all():
         starts, stops, ends = starts[full], stops[full], ends[full]
-    return RowSpans(starts=starts, stops=stops, ends=ends, consumed=consumed, regular=regular)
+    lines = int(np.searchsorted(line_ends, consumed, side="right"))
+    return RowSpans(starts=starts, stops=stops, ends=ends, consumed=consumed, lines=lines, regular=regular)
 
 
 def _no_lone_return(data: bytes, ends: Offsets, *, final: bool) -> bool:
@@ -85,15 +94,17 @@ class CsvRows:
         A row whose quotes are still open at the end of `data` is not complete, even when `final`.
         """
         buffer = np.frombuffer(data, dtype=np.uint8)
-        ends = np.flatnonzero(buffer == _LF) + 1
+        line_ends = np.flatnonzero(buffer == _LF) + 1
         if self._quote not in data:
-            return _spans(buffer, ends, final=final, regular=_no_lone_return(data, ends, final=final))
+            regular = _no_lone_return(data, line_ends, final=final)
+            return _spans(buffer, line_ends, line_ends, final=final, regular=regular)
         quotes = np.flatnonzero(buffer == self._quote[0])
         if not self._well_quoted(buffer, quotes):
-            return self._find_exact(data, buffer, final=final)
-        ends = ends[np.searchsorted(quotes, ends - 1) % 2 == 0]
+            return self._find_exact(data, buffer, line_ends, final=final)
+        ends = line_ends[np.searchsorted(quotes, line_ends - 1) % 2 == 0]
         final = final and len(quotes) % 2 == 0
-        return _spans(buffer, ends, final=final, regular=_no_lone_return(data, ends, final=final))
+        regular = _no_lone_return(data, ends, final=final)
+        return _spans(buffer, ends, line_ends, final=final, regular=regular)
 
     def _well_quoted(self, buffer: np.ndarray[tuple[int], np.dtype[np.uint8]], quotes: Offsets) -> bool:
         """Every odd quote opens a value (or is the second of a pair) and every even one closes it.
@@ -109,7 +120,12 @@ class CsvRows:
         return bool(opens.all() and closes.all())
 
     def _find_exact(
-        self, data: bytes, buffer: np.ndarray[tuple[int], np.dtype[np.uint8]], *, final: bool
+        self,
+        data: bytes,
+        buffer: np.ndarray[tuple[int], np.dtype[np.uint8]],
+        line_ends: Offsets,
+        *,
+        final: bool,
     ) -> RowSpans:
         """One row after the other; for text whose quoting is not regular."""
         ends: list[int] = []
@@ -120,10 +136,10 @@ class CsvRows:
             if stop >= len(data):
                 break
             if data[stop] != _LF:  # a quote opened after `stop` is not closed within `data`
-                return _spans(buffer, np.array(ends, dtype=np.int64), final=False, regular=False)
+                return _spans(buffer, np.array(ends, dtype=np.int64), line_ends, final=False, regular=False)
             at = stop + 1
             ends.append(at)
-        return _spans(buffer, np.array(ends, dtype=np.int64), final=final, regular=False)
+        return _spans(buffer, np.array(ends, dtype=np.int64), line_ends, final=final, regular=False)
 
     def split(self, row: bytes) -> list[tuple[bytes, bool]] | None:
         """The values of one row with whether each was quoted; None when its quoting is wrong.

@@ -41,6 +41,7 @@ class Slab:
     """Whole consecutive rows of a text file."""
 
     data: bytes
+    """The rows, with what is between them and may be around them."""
     first_row: int
     starts: Offsets
     """Of each row, within `data`."""
@@ -155,10 +156,17 @@ class TextCursor:
         end = min(stop + 1, len(self._rest))
         stop -= self._rest[stop - 1 : stop] == b"\r"
         one = np.array([0, stop, end], dtype=np.int64)
-        return RowSpans(starts=one[0:1], stops=one[1:2], ends=one[2:3], consumed=end, regular=False)
+        return RowSpans(
+            starts=one[0:1],
+            stops=one[1:2],
+            ends=one[2:3],
+            consumed=end,
+            lines=int(newline >= 0),
+            regular=False,
+        )
 
     def _take(self, spans: RowSpans) -> Slab:
-        data, base = self._rest[: spans.consumed], self._lines_read
+        data, base = self._rest, self._lines_read
         slab = Slab(
             data=data,
             first_row=self._row,
@@ -171,8 +179,7 @@ class TextCursor:
         self._rest = self._rest[spans.consumed :]
         self._offset += spans.consumed
         self._row += slab.rows
-        # Five times as fast as bytes.count where lines are short.
-        self._lines_read += int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
+        self._lines_read += spans.lines
         return slab
 
     def _line_of(self, offset: int) -> int:
