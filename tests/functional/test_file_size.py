@@ -226,7 +226,7 @@ def test_killed_while_joining(sink: str, folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     rng = random.Random(5)
     kills = 0
-    while kills < 10:
+    while kills < 5:
         process = subprocess.Popen(command, env=environment)
         while process.poll() is None and not any((state / "tmp").iterdir()):
             time.sleep(0.001)

@@ -662,7 +662,16 @@ def test_a_hook_that_raises_is_told_nothing_more_and_the_run_goes_on(
 # -- interrupts -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(os, "getppid") or os.name == "nt", reason="POSIX signals")
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where a shell has begun the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("begun", [True, False], ids=["while it runs", "before the first block"])
 def test_an_interrupt_in_a_notebook_ends_the_run_in_order(
     begun: bool, tmp_path: Path, table: pa.Table, endpoint: Endpoint

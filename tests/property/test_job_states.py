@@ -451,7 +451,7 @@ CHECKED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 class TestShort(JobStates.TestCase):
     # Found again by the same steps, so not shrunk here: that takes minutes.
     settings = settings(
-        max_examples=14, stateful_step_count=15, derandomize=True, phases=[Phase.generate], **CHECKED
+        max_examples=10, stateful_step_count=15, derandomize=True, phases=[Phase.generate], **CHECKED
     )
 
 
