@@ -182,6 +182,7 @@ class S3Client:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             raise self._refused(_code(error), status, doing, key) from error
         except (
+            boto.ConnectionError,  # refused, no such host, TLS: no kind of the next one
             boto.HTTPClientError,
             boto.ResponseStreamingError,
             boto.IncompleteReadError,

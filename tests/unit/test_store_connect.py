@@ -1,11 +1,13 @@
 """What is missing is named: libraries, credentials, accounts."""
 
+import socket
 import sys
 
 import pytest
 
 from asyncbatch.errors import AsyncBatchError, ConfigError, MissingExtraError
 from asyncbatch.store.access import Access
+from asyncbatch.store.client import UnavailableError
 from asyncbatch.store.connect import connect
 from asyncbatch.store.uri import parse_uri
 
@@ -60,3 +62,14 @@ def test_the_session_of_the_caller_is_the_one_chain() -> None:
     client = connect(uri, Access(session=session))
     assert client._key_id == "mine"  # type: ignore[attr-defined]
     assert client._client.meta.region_name == "eu-west-3"  # type: ignore[attr-defined]
+
+
+def test_a_server_that_is_not_there_is_no_login_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as held:  # bound, and nobody listens
+        held.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{held.getsockname()[1]}")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        uri = parse_uri("s3://b/k")
+        assert uri is not None
+        with pytest.raises(UnavailableError, match="did not answer"):
+            connect(uri, Access()).head("k")
