@@ -4,6 +4,7 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from asyncbatch.cli.help import HelpCommand, HelpGroup
 from asyncbatch.cli.screen import Screen, print_out
 from asyncbatch.config import OutputConfig
 
+COMMANDS = ("run", "plan", "status", "verify", "retry", "bench", "compare", "serve", "demo")
 EXAMPLES = """
 asyncbatch demo
 asyncbatch run flights.parquet scored/ -e churn-prod
@@ -46,10 +48,8 @@ def asyncbatch(
     """
 
 
-def build_app() -> typer.Typer:
-    """The application; nothing heavy is imported."""
-    from asyncbatch.cli import bench, compare, demo, plan, retry, run, serve, status, verify
-
+def build_app(command: str | None = None) -> typer.Typer:
+    """The application, with all commands or, which starts sooner, with one of them; nothing heavy is imported."""
     app = typer.Typer(
         name="asyncbatch",
         cls=HelpGroup,
@@ -59,15 +59,9 @@ def build_app() -> typer.Typer:
         epilog=EXAMPLES,
     )
     app.callback(epilog=EXAMPLES)(asyncbatch)
-    app.command(cls=HelpCommand, epilog=run.EXAMPLES)(run.run)
-    app.command(cls=HelpCommand, epilog=plan.EXAMPLES)(plan.plan)
-    app.command(cls=HelpCommand, epilog=status.EXAMPLES)(status.status)
-    app.command(cls=HelpCommand, epilog=verify.EXAMPLES)(verify.verify)
-    app.command(cls=HelpCommand, epilog=retry.EXAMPLES)(retry.retry)
-    app.command(cls=HelpCommand, epilog=bench.EXAMPLES)(bench.bench)
-    app.command(cls=HelpCommand, epilog=compare.EXAMPLES)(compare.compare)
-    app.command(cls=HelpCommand, epilog=serve.EXAMPLES)(serve.serve)
-    app.command(cls=HelpCommand, epilog=demo.EXAMPLES)(demo.demo)
+    for name in COMMANDS if command is None else (command,):
+        module = import_module(f"asyncbatch.cli.{name}")
+        app.command(cls=HelpCommand, epilog=module.EXAMPLES)(getattr(module, name))
     return app
 
 
@@ -84,7 +78,8 @@ def main(arguments: Sequence[str], *, environ: Mapping[str, str] = os.environ) -
 
 def _invoke(arguments: Sequence[str], screen: Screen) -> int:
     try:
-        code = build_app()(list(arguments), prog_name="asyncbatch", standalone_mode=False)
+        app = build_app(arguments[0] if arguments and arguments[0] in COMMANDS else None)
+        code = app(list(arguments), prog_name="asyncbatch", standalone_mode=False)
     except typer.Abort:
         return 130
     except SystemExit:
