@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -331,9 +332,12 @@ def _layout() -> Any:
 
 def flame(folder: Path, file: str) -> None:
     """A flame graph of a whole run at 100 rows a request, by py-spy."""
+    spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if spy is None:
+        sys.exit("py-spy is not installed: pip install py-spy")
     stem = data.write("numbers", 400_000, folder, csv=False)
     with _endpoint(folder) as url:
-        command = ["py-spy", "record", "--gil", "-r", "500", "-o", file, "--", sys.executable]
+        command = [spy, "record", "--gil", "-r", "500", "-o", file, "--", sys.executable]
         command += [
             str(ROOT / "benchmarks" / "rivals" / "asyncbatch_run.py"),
             "--data",

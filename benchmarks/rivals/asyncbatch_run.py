@@ -1,33 +1,28 @@
-"""asyncbatch, as the command line runs it."""
+"""asyncbatch, by its command."""
 
+import sys
 import time
 
 started_s = time.perf_counter()
 
 from common import ENDPOINT, NOT_FEATURES, arguments, finished
 
-import asyncbatch
-from asyncbatch.cli.without_pandas import leave_pandas_out
+from asyncbatch.__main__ import main
 
 given = arguments()
-leave_pandas_out()  # as the command does
-plain = given.url.endswith("/invocations")
-options = (
-    {"endpoint": given.url}
-    if plain
-    else {"endpoint": ENDPOINT, "endpoint_url": given.url, "region": "us-east-1"}
-)
-report = asyncbatch.run(
-    given.data + (".csv" if given.keep in ("csv", "lines") else ".parquet"),
-    given.out,
-    no_send=None if given.keep == "lines" else list(NOT_FEATURES),
-    keep={"csv": "all", "lines": "none"}.get(given.keep, given.keep),
-    body=given.body,
-    chunk_rows=given.chunk,
-    concurrency=given.concurrency,
-    ca_bundle=given.ca,
-    overwrite=True,
-    **options,
-)
-assert report.exit_code == 0
-finished(report.metrics.rows_out, started_s)
+suffix = ".csv" if given.keep in ("csv", "lines") else ".parquet"
+command = ["run", given.data + suffix, given.out, "--overwrite", "--quiet"]
+if given.url.endswith("/invocations"):
+    command += ["--endpoint", given.url]
+else:
+    command += ["--endpoint", ENDPOINT, "--endpoint-url", given.url, "--region", "us-east-1"]
+if given.keep != "lines":
+    command += ["--no-send", ",".join(NOT_FEATURES)]
+command += ["--keep", {"csv": "all", "lines": "none"}.get(given.keep, given.keep)]
+command += ["--body", given.body, "--chunk-rows", str(given.chunk), "--concurrency", str(given.concurrency)]
+if given.ca:
+    command += ["--ca-bundle", given.ca]
+sys.argv[1:] = command
+code = main()
+assert code == 0, f"exit code {code}"
+finished(int(given.data.rpartition("-")[2]), started_s)
