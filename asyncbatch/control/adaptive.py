@@ -28,6 +28,11 @@ _START_ROWS = 16
 _REFUSED_SHARE = 0.03
 """More 503 than this, and fewer requests are kept in flight: a handful from a short queue costs less than idle workers."""
 
+_MANY_TIMEOUTS = 3
+"""So many, none of them long after the one before: it is the size, whatever else it is."""
+_ROUNDS = 6
+"""Where chunks are made larger because of a throttle, so many are left for each of the requests in flight."""
+
 _LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
@@ -82,9 +87,9 @@ class AdaptiveController:
         self._pacer = RequestPacer()
         self._throttle = ThrottleCause()
         self._hold_until_s = -math.inf
-        self._cut_s = -math.inf
+        self._cut_s = self._timeout_s = -math.inf
         self._flight_ok = 0.0
-        self._calls = self._refusals = 0
+        self._calls = self._refusals = self._timeouts = 0
         self._full_at: int | None = None  # requests in flight when a queue was last full
         self._failures = self._successes = 0.0  # of the present size, fading
         self._smaller_ok = 0
@@ -166,34 +171,40 @@ class AdaptiveController:
         self._point.remaining = rows
 
     def record(self, sample: Sample) -> None:
-        now = sample.finished_s
-        begun_with = self._point.flight.finish(sample.started_s, now)
-        if sample.outcome is Outcome.SUCCESS:
-            if sample.rows < 0.8 * self._point.rows:
+        now, outcome, point = sample.finished_s, sample.outcome, self._point
+        begun_with = point.flight.finish(sample.started_s, now)
+        success = outcome is Outcome.SUCCESS
+        if success:
+            if sample.rows < 0.8 * point.rows:
                 self._smaller_ok += 1
             else:
                 self._successes = 0.98 * self._successes + 1
                 self._failures *= 0.98
-        if sample.kind is not Kind.FIRST and sample.kind is not Kind.RETRY:
+        kind = sample.kind
+        if kind is not Kind.FIRST and kind is not Kind.RETRY:
             return
-        outcome = sample.outcome
-        grown = self._open + 1 if outcome is Outcome.SUCCESS else self._open
-        if grown > self._point.limit:
-            grown = self._point.limit
-        self._open = grown
-        if outcome is Outcome.SUCCESS:
-            if self._outage.answered(sample.rows, now, latency_s=self._point.latency_s):
+        if success:
+            self._open += 1
+        if self._open > point.limit:
+            self._open = point.limit
+        if success:
+            if self._outage.in_a_row and self._outage.answered(sample.rows, now, latency_s=point.latency_s):
                 self._outage_over(now)
-        elif outcome in _LOST:
-            self._outage.lost(sample.rows, now, setting=(self._point.rows, self._point.limit))
+        elif outcome in _LOST and (outcome is not Outcome.TIMEOUT or point.latency_s < 0.5 * point.longest_s):
+            self._outage.lost(sample.rows, now, setting=(point.rows, point.limit))
         if self._trust is not None and not self._believe(sample, now):
             return
-        self._count(refused=outcome is Outcome.THROTTLED or outcome is Outcome.UNAVAILABLE)
-        if outcome is Outcome.SUCCESS:
+        self._calls += 1
+        if self._calls > 60 and self._calls > 4 * point.limit:
+            self._calls //= 2
+            self._refusals //= 2
+        if success:
             self._answered(sample, now, begun_with)
         elif outcome is Outcome.THROTTLED:
+            self._refusals += 1
             self._throttled(sample, now, begun_with)
         elif outcome is Outcome.UNAVAILABLE:
+            self._refusals += 1
             self._unavailable(sample, now, begun_with)
         elif outcome is Outcome.TIMEOUT:
             self._timed_out(sample, now)
@@ -285,14 +296,16 @@ class AdaptiveController:
     # ------------------------------------------------------------------ answers
     def _answered(self, sample: Sample, now: float, begun_with: int) -> None:
         point, caps, rows = self._point, self._point.caps, sample.rows
-        seconds = max(1e-6, now - sample.started_s)
+        seconds = now - sample.started_s
+        if seconds < 1e-6:
+            seconds = 1e-6
         proved = self._prover.settled(rows, good=caps.good_rows, now_s=now)
         caps.answered(rows, sample.body_bytes)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
-            caps.good_rows = max(caps.good_rows, min(int(point.rows), caps.max_rows))
+            caps.prove(int(point.rows))
         if sample.started_s > self._cut_s:
             faded = self._flight_ok * 0.9999
-            self._flight_ok = max(faded, begun_with)
+            self._flight_ok = faded if faded > begun_with else float(begun_with)
         if not self._cruising:
             self._startup.answered(sample, seconds, begun_with, since_s=self._cut_s)
             self._go_on(now)
@@ -316,6 +329,10 @@ class AdaptiveController:
         point = self._point
         self._hold(now, min(0.5, max(0.05, 0.5 * point.latency_s)))
         if sample.started_s <= self._cut_s or now - self._cut_s < 0.3:
+            self._throttle.also(begun_with)
+            if self._throttle.cause is Cause.IN_FLIGHT and begun_with <= point.flight_cap:
+                self._cruise.cap_flight(now, begun_with)
+                point.limit = max(1.0, min(point.limit, point.flight_cap))
             return
         self._cut_s = now
         cause = self._throttle.judge(begun_with, tested=self._flight_ok)
@@ -338,12 +355,12 @@ class AdaptiveController:
                 point.rows = larger
             # pacing is to hold requests back, not the limit
             unqueued = 1 + 1.3 * rate * point.fit.seconds(point.rows)
-            most = 1.5 * point.slots if point.slots else 2.0 * begun_with
+            most = max(1.5 * point.slots, 2.0 * begun_with)
             point.limit = max(point.limit, min(unqueued, most))
             self._stop_growing(now)
             return
         self._hold(now, min(1.0, max(0.2, point.latency_s)))
-        point.limit = max(1.0, 0.5 * begun_with)
+        point.limit = max(1.0, 0.75 * begun_with)
         point.rows = larger
         point.note(now, point.setting, "throttled: larger chunks, then it shows what the limit is")
         self._cruising = False
@@ -358,6 +375,7 @@ class AdaptiveController:
         if fit.seconds(larger) > longest_s:
             a, b = fit.line
             larger = (longest_s - a) / max(b, 1e-12)
+        larger = min(larger, point.remaining / (_ROUNDS * max(1.0, point.limit)))
         return larger if larger > 1.3 * point.rows else point.rows
 
     def _unavailable(self, sample: Sample, now: float, begun_with: int) -> None:
@@ -396,14 +414,21 @@ class AdaptiveController:
             self._startup.oversize(rows, now)
             self._go_on(now)
             return
+        if now - self._timeout_s > 3 * point.timeout_s:
+            self._timeouts = 0
+        self._timeouts += rows > 0.45 * point.rows
+        self._timeout_s = now
         if sample.started_s < self._cut_s:
             return
+        again = self._timeouts >= _MANY_TIMEOUTS
         self._cut_s = now
+        point.forget_best()
         if self._cruise.drop_trial() is None:
-            if point.limit > max(2.0, 1.5 * point.slots) and waited_s > 1.5 * point.fit.seconds(rows):
+            queued = point.limit > max(2.0, 1.5 * point.slots) and waited_s > 1.5 * point.fit.seconds(rows)
+            if queued:
                 point.limit = max(1.0, 0.6 * point.limit, min(point.limit, 1.2 * point.slots))
-            else:
-                point.rows = max(1.0, 0.75 * min(point.rows, rows))
+            if again or not queued:
+                point.rows = max(1.0, 0.5 * point.rows if again else 0.75 * min(point.rows, rows))
         point.note(now, point.setting, f"a request of {rows} rows timed out after {waited_s:.1f} s")
         self._stop_growing(now)
 
@@ -422,7 +447,8 @@ class AdaptiveController:
             point.rows = min(point.rows, float(caps.max_rows))
         else:
             self._startup.oversize(rows, now)
-        point.note(now, f"at most {caps.max_rows} rows", f"{sample.outcome.value} at {rows} rows")
+        if rows > 1:
+            point.note(now, f"at most {caps.max_rows} rows", f"{sample.outcome.value} at {rows} rows")
         self._go_on(now)
 
     def _failed(self, rows: int, now: float) -> None:
@@ -463,13 +489,6 @@ class AdaptiveController:
         else:
             self._startup.stop_growing(now)
             self._go_on(now)
-
-    def _count(self, *, refused: bool) -> None:
-        self._calls += 1
-        self._refusals += refused
-        if self._calls > 60 and self._calls > 4 * self._point.limit:
-            self._calls //= 2
-            self._refusals //= 2
 
     def _hold(self, now: float, seconds: float) -> None:
         self._hold_until_s = max(self._hold_until_s, now + seconds * self._rng.uniform(0.8, 1.2))

@@ -14,12 +14,17 @@ class Cruise:
 
     _CAP_RETRY_S = 60.0
     """After this long, one more in flight than was once refused is tried; after each refusal twice as long."""
+    _LATE = 4
+    """So many answers and half of those in flight beyond the longest latency, and no epoch is waited for."""
+    _UNQUEUED = 1.3
+    """Mean latency over that of an idle endpoint below which requests hardly wait."""
 
     def __init__(self, point: OperatingPoint, *, now_s: float) -> None:
         self._point = point
         self.explorer = Explorer()
         self.epoch = Epoch(from_s=now_s, need=1)
         self._saved = (point.rows, point.limit)
+        self._late = 0  # answers of this epoch that took too long
         self._cap_s = -math.inf
         self._cap_gap_s = self._CAP_RETRY_S
         self._by_chance = False
@@ -61,16 +66,37 @@ class Cruise:
 
     def answered(self, sample: Sample, seconds: float, *, proved: bool, paced_rate: float) -> bool:
         """A chunk was answered; `proved`: it was the first of a size never tried. True: a row climb should begin."""
-        now = sample.finished_s
-        if proved and self.epoch.from_s == math.inf:
+        now, epoch = sample.finished_s, self.epoch
+        if proved and epoch.from_s == math.inf:
             self.epoch = self._point.epoch(now, settle_s=self._point.latency_s, precision=0.1)
             return False
-        if self._point.measured(self.epoch, sample, seconds):
+        if seconds > epoch.late_s and sample.started_s >= epoch.from_s:
+            self._late += 1
+            if self._late > self._LATE + 0.5 * self._point.limit:
+                self._late = 0
+                self.drop_trial()
+                self._shorten(now, seconds)
+                return False
+        if self._point.measured(epoch, sample, seconds):
             return self._end_epoch(now, paced_rate)
         return False
 
+    def _shorten(self, now: float, latency_s: float) -> None:
+        """Requests take too long: fewer in flight where they queue, else smaller chunks."""
+        point = self._point
+        share = max(0.5, 0.8 * point.longest_s / latency_s)
+        if point.limit > 1.2 * point.slots > 0 or point.rows <= 1:
+            point.limit = max(1.0, point.limit * share)
+        else:
+            point.rows = max(1.0, point.rows * share)
+        point.forget_best()
+        point.note(now, point.setting, f"latency {latency_s:.1f} s is too near the limit")
+        self.explorer.base = None
+        self.epoch = point.epoch(now, settle_s=latency_s)
+
     def _end_epoch(self, now: float, paced_rate: float) -> bool:
         point, explorer = self._point, self.explorer
+        self._late = 0
         measure = point.measure(self.epoch, now)
         point.latency_s = measure.latency_s
         point.fit.focus(point.rows)
@@ -90,6 +116,7 @@ class Cruise:
             return False
         elif explorer.changed(measure):
             point.rows_ceiling = math.inf
+            point.forget_best()
             point.note(now, "explore again", f"the endpoint changed: {measure.rate:.0f} rows/s")
         point.remember(measure)
         return self._propose(now, measure, paced_rate)
@@ -107,9 +134,9 @@ class Cruise:
         if trial.move is Move.FLIGHT_UP and trial.in_flight > point.flight_cap:
             point.flight_cap = math.inf
         # uneven latencies: some workers idle while others queue, and more in flight evens that out
-        headroom = point.queue_factor(measure.latency_s, measure.rows) < (1.6 if point.spread < 0.3 else 2.5)
+        headroom = point.queue_factor(measure.latency_s, measure.rows) < (2.0 if point.spread < 0.3 else 3.0)
         tried = point.setting
-        queueing = point.queue_factor(base.latency_s, base.rows) > 2 if base else False
+        queueing = point.queue_factor(base.latency_s, base.rows) > 3 if base else False
         if explorer.judge(measure, headroom=headroom, queueing=queueing):
             point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
             return True
@@ -126,22 +153,14 @@ class Cruise:
         queued = point.limit > 1.2 * point.slots > 0
         wished = point.target_latency_s is not None  # then queueing is wrong even where it is harmless
         if measure.latency_s > 1.1 * longest_s and (wished or (point.rows > 1 and not queued)):
-            share = max(0.5, 0.8 * longest_s / measure.latency_s)
-            if queued or point.rows <= 1:
-                point.limit = max(1.0, point.limit * share)
-            else:
-                point.rows = max(1.0, point.rows * share)
-            point.note(now, point.setting, f"latency {measure.latency_s:.1f} s is too near the limit")
-            explorer.base = None
-            self.epoch = point.epoch(now, settle_s=measure.latency_s)
+            self._shorten(now, measure.latency_s)
             return False
-        if (
-            caps.suspect_rows > point.rows
-            and point.fit.gain(point.rows, caps.suspect_rows) > 0.1
-            and caps.doubt(now)
-        ):
+        doubtful = caps.doubtful_rows
+        if doubtful > point.rows and point.fit.gain(point.rows, doubtful) > 0.1 and caps.doubt(now):
             point.note(
-                now, f"{caps.suspect_rows} rows once more", "it may have failed for another reason than size"
+                now,
+                f"up to {doubtful} rows once more",
+                "that may work, or what failed had another reason than size",
             )
         self._saved = (point.rows, point.limit)
         queue_factor = point.queue_factor(measure.latency_s, measure.rows)
@@ -167,6 +186,8 @@ class Cruise:
             paced=paced,
             rounds_left=point.rounds_left,
         )
+        if paced and self._larger_for_rate(now, measure, queue_factor, paced_rate):
+            return False
         trial = explorer.propose(around)
         if trial is None:
             self.epoch = point.epoch(now)
@@ -180,6 +201,23 @@ class Cruise:
             return True
         self.start(now)
         return False
+
+    def _larger_for_rate(self, now: float, measure: Measure, queue_factor: float, paced_rate: float) -> bool:
+        """Requests are paced and none of them waits: rows a second are the rate times the rows, that needs no trial."""
+        point = self._point
+        if queue_factor > self._UNQUEUED:
+            return False
+        under_way = measure.rate / measure.rows * measure.latency_s
+        goal = point.goal_rows(measure.rate, queueing=queue_factor, paced=True)
+        rows = min(goal, 2 * point.rows, point.remaining / (6 * max(1.0, under_way)))
+        if rows < 1.3 * point.rows:
+            return False
+        needed = 1 + 1.3 * under_way * rows / point.rows
+        point.rows, point.limit = rows, min(max(point.limit, needed), float(point.flight_range.high))
+        point.note(now, point.setting, f"paced at {paced_rate:.1f} requests/s, and none of them waits")
+        self.explorer.base = None
+        self.epoch = point.epoch(now, settle_s=point.fit.seconds(rows), precision=0.1)
+        return True
 
     def start(self, now: float) -> None:
         """Apply the proposed trial and measure it; what to do if no row climb began."""

@@ -35,8 +35,10 @@ class Epoch:
 
     _CLIP = 3.0
 
-    def __init__(self, *, from_s: float, need: int) -> None:
+    def __init__(self, *, from_s: float, need: int, late_s: float = math.inf) -> None:
         self.from_s = from_s
+        self.late_s = late_s
+        """Answers that take longer are too near to what must not be exceeded."""
         self.need = need
         self._enough = need - need // 10
         self._others = 0

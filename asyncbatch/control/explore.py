@@ -63,14 +63,14 @@ class Explorer:
 
     _FLOOR: ClassVar[dict[Move, float]] = {
         Move.ROWS_MODEL: -0.02,
-        Move.ROWS_UP: 0.015,
+        Move.ROWS_UP: -0.01,
         Move.ROWS_DOWN: 0.02,
         Move.FLIGHT_UP: 0.02,
         Move.FLIGHT_DOWN: 0.015,
     }
     _CARE: ClassVar[dict[Move, float]] = {
         Move.ROWS_MODEL: -1.0,
-        Move.ROWS_UP: 1.0,
+        Move.ROWS_UP: -0.5,
         Move.ROWS_DOWN: 1.2,
         Move.FLIGHT_UP: 1.0,
         Move.FLIGHT_DOWN: 0.7,
@@ -93,7 +93,7 @@ class Explorer:
             Move.FLIGHT_UP: 0,
             Move.ROWS_UP: 3,
             Move.FLIGHT_DOWN: 6,
-            Move.ROWS_DOWN: 5,
+            Move.ROWS_DOWN: 3,
         }
         self._gap = dict.fromkeys(Move, 2)
         self._drift = 0.0
@@ -133,7 +133,7 @@ class Explorer:
         if move is Move.ROWS_MODEL and fewer:
             care = 0.0
         if (move is Move.FLIGHT_UP and headroom) or (move is Move.FLIGHT_DOWN and queueing):
-            floor, care = -0.01, -0.3
+            floor, care = (-0.03, -1.0) if move is Move.FLIGHT_UP else (-0.01, -0.3)
         elif move is Move.FLIGHT_UP and queueing:
             care = 2.0
         gain -= 3 * measure.refused
@@ -238,7 +238,7 @@ class Explorer:
             if flight < around.in_flight + 0.99:
                 return None
         else:
-            if around.paced or around.queue_factor < (1.3 if around.latency_s < around.longest_s else 1.1):
+            if around.paced or around.queue_factor < (1.6 if around.latency_s < around.longest_s else 1.1):
                 return None
             flight = max(1.0, min(flight - 1, flight / 1.25))
             if flight >= around.in_flight:

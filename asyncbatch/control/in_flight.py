@@ -38,14 +38,21 @@ class InFlight:
                 self.cohort_until_s = now_s
 
     def finish(self, started_s: float, now_s: float) -> int:
-        """An invocation that began at `started_s` ended. How many were in flight when it began, itself included."""
+        """An invocation that began at `started_s` ended. How many were in flight when it began, itself included.
+
+        Between its permit and its beginning, a request that waited for the user's `--rate` was not in flight.
+        """
         self._advance(now_s)
-        if not self._sent:
+        sent = self._sent
+        if not sent:
             return 1
-        at = bisect_right(self._sent, started_s) - 1
+        at = bisect_right(sent, started_s) - 1
         if at < 0:
             at = 0
-        del self._sent[at]
+        permit_s = sent[at]
+        if started_s > permit_s and started_s > self._since:
+            self._area -= started_s - max(permit_s, self._since)
+        del sent[at]
         return self._level.pop(at)
 
     def restart(self, now_s: float, *, from_s: float, cohort: int = 0) -> None:
@@ -59,7 +66,7 @@ class InFlight:
         """Average number in flight since `restart`."""
         self._advance(now_s)
         elapsed = now_s - self._since
-        return self._area / elapsed if elapsed > 0 else float(len(self._sent))
+        return max(0.0, self._area) / elapsed if elapsed > 0 else float(len(self._sent))
 
     def _advance(self, now_s: float) -> None:
         touched = self._touched

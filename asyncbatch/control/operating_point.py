@@ -12,6 +12,8 @@ from asyncbatch.units import IntRange
 
 _OVERHEAD = 0.04
 """Share of the fixed cost in a chunk's time below which larger chunks only make the last ones longer to wait for."""
+_LATE = 1.5
+"""Answers that take this many times the longest mean latency are late."""
 _LEAST_S = 0.3
 """Seconds that a measurement takes at least: where requests are quick, there is no need to decide a hundred times a second."""
 
@@ -105,6 +107,8 @@ class OperatingPoint:
             paced: the request rate is what limits: then larger chunks are worth more than a short tail.
         """
         fit = self.fit
+        if fit.sizes < 2:  # nothing shows what a row costs
+            return min(4 * self.rows, self.rows_ceiling, float(self.top_rows))
         a, b = fit.line
         if b <= 0:
             return self.rows
@@ -134,7 +138,7 @@ class OperatingPoint:
         )  # about ten seconds' worth
         need = int(min(max(24, 3 * base), max(base, min(affordable, (self.spread / precision) ** 2))))
         self.flight.restart(now_s, from_s=now_s + settle_s, cohort=need)
-        return Epoch(from_s=now_s + settle_s, need=need)
+        return Epoch(from_s=now_s + settle_s, need=need, late_s=_LATE * self.longest_s)
 
     def measured(self, epoch: Epoch, sample: Sample, seconds: float) -> bool:
         """Take an answer into `epoch`; True when there are enough.
@@ -168,7 +172,12 @@ class OperatingPoint:
             min(self.rows_ceiling, math.sqrt(rows * self.rows)) if rows < self.rows else self.rows_ceiling
         )
         self.rows, self.limit = rows, min(limit, self.flight_cap)
+        self._best = None  # it has to be as fast again
         return True
+
+    def forget_best(self) -> None:
+        """The endpoint has changed, or what was measured before took too long."""
+        self._best = None
 
     @property
     def _is_best(self) -> bool:

@@ -14,7 +14,8 @@ class Outage:
     """
 
     def __init__(self) -> None:
-        self._lost = 0
+        self.in_a_row = 0
+        """Requests lost since the last answer."""
         self._least_rows = 0
         self._since_s = -math.inf
         self.setting = (1.0, 1.0)
@@ -22,14 +23,14 @@ class Outage:
 
     def lost(self, rows: int, now_s: float, *, setting: tuple[float, float]) -> None:
         """A request of `rows` rows came to nothing under `setting`."""
-        if not self._lost:
+        if not self.in_a_row:
             self.setting, self._least_rows, self._since_s = setting, rows, now_s
-        self._lost += 1
+        self.in_a_row += 1
         self._least_rows = min(self._least_rows, rows)
 
     def answered(self, rows: int, now_s: float, *, latency_s: float) -> bool:
         """A request of `rows` rows was answered: True if that ends an outage."""
-        lost, self._lost = self._lost, 0
+        lost, self.in_a_row = self.in_a_row, 0
         if not lost:
             return False
         many = lost >= max(_MANY, 2 * self.setting[1])

@@ -19,6 +19,8 @@ class RequestPacer:
     """
 
     _WINDOW_S = 4.0
+    _PLATEAU_S = 30.0
+    """So long a rate just below the refused one is kept; twice as long once a like rate was refused again."""
 
     def __init__(self) -> None:
         self._admitted: deque[float] = deque()
@@ -27,6 +29,7 @@ class RequestPacer:
         self._touched_s = 0.0
         self._cut_s = -math.inf
         self._refused_rate = math.inf
+        self._plateau_s = self._PLATEAU_S
         self.rate = math.inf
         """Requests a second allowed now."""
 
@@ -35,9 +38,10 @@ class RequestPacer:
         if self.rate < math.inf:
             elapsed = now_s - self._touched_s
             self._touched_s = now_s
-            growth = (
-                0.07 if self.rate < 0.9 * self._refused_rate else 0.002 if now_s < self._cut_s + 30 else 0.01
-            )
+            if self.rate < 0.9 * self._refused_rate:
+                growth = 0.07
+            else:
+                growth = 0.07 / self._plateau_s if now_s < self._cut_s + self._plateau_s else 0.01
             self.rate = min(self.rate * math.exp(min(1.0, growth * elapsed)), 1e6)
             self._tokens = min(max(1.0, 0.1 * self.rate), self._tokens + elapsed * self.rate)
             if self._tokens < 1:
@@ -60,8 +64,11 @@ class RequestPacer:
             span = max(0.25, min(self._WINDOW_S, now_s - self._admitted[0] if self._admitted else 0.25))
             admitted = max(1, len(self._admitted) - 1) / span
         else:
-            admitted = max(1, self._since_cut - 1) / elapsed
+            recent = len(self._admitted) / self._WINDOW_S if elapsed > self._WINDOW_S else 0.0
+            admitted = max(recent, max(1, self._since_cut - 1) / elapsed)
         admitted = min(admitted, self.rate)
+        alike = not first and abs(math.log(admitted / self._refused_rate)) < 0.15
+        self._plateau_s = 2 * self._PLATEAU_S if alike else self._PLATEAU_S
         self.rate = max(0.1, admitted * (0.5 if first else 0.85))
         self._refused_rate = admitted
         self._tokens = 0.0

@@ -19,12 +19,18 @@ class ThrottleCause:
     def __init__(self) -> None:
         self._refused_at: int | None = None
         self._alike = 0
+        self._strikes = 0  # refused with no more in flight than were admitted: once may be a race
         self.cause = Cause.UNKNOWN
 
     def judge(self, in_flight: int, *, tested: float) -> Cause:
         """A request was refused with `in_flight` under way, itself included; `tested` were long answered without refusals."""
         before, self._refused_at = self._refused_at, in_flight
         if self.cause is Cause.RATE:
+            return self.cause
+        fewer = before is not None and in_flight < before
+        self._strikes = self._strikes + 1 if fewer else 0
+        if self._strikes > 1:
+            self.cause = Cause.RATE
             return self.cause
         if self.cause is Cause.IN_FLIGHT:
             if in_flight < 0.8 * tested or (
@@ -44,3 +50,8 @@ class ThrottleCause:
         else:
             self.cause = Cause.RATE
         return self.cause
+
+    def also(self, in_flight: int) -> None:
+        """One more refusal of a burst that was judged: where the number at once is limited, the least refused counts."""
+        if self.cause is Cause.IN_FLIGHT and self._refused_at is not None and in_flight < self._refused_at:
+            self._refused_at = in_flight

@@ -133,6 +133,11 @@ class Simulation:
         return self._now
 
     @property
+    def idle_slots(self) -> int:
+        """Of all instances, at the moment; no client can know."""
+        return sum(max(0, each.slots - each.busy) for each in self._instances)
+
+    @property
     def _burst(self) -> float:
         return max(1.0, self._endpoint.request_rate * self._endpoint.burst_s)
 

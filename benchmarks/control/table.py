@@ -17,8 +17,8 @@ Results = dict[str, dict[str, dict[str, Runs]]]
 
 SETS = {"kinds": 40, "moving": 40, "wild": 18}
 QUICK = {"kinds": 3, "moving": 2}
-RIVALS = ("100x1", "500x16", "clipper", "beam", "gradient", "vegas", "aimd")
-QUICK_RIVALS = ("500x16",)
+RIVALS = ("best", "100x1", "500x16", "clipper", "beam", "gradient", "vegas", "aimd")
+QUICK_RIVALS = ("best", "500x16")
 
 
 def lines(

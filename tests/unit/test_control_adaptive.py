@@ -275,7 +275,7 @@ class TestGuest:
                 kind=Kind.FIRST,
             )
         )  # fmt: skip
-        assert guest.concurrency() <= max(1, before // 2 + 1)
+        assert guest.concurrency() < 0.7 * before  # room for single rows included
         assert guest.send_delay() > 0
 
     def test_refuses_a_slowdown_that_allows_nothing(self) -> None:
