@@ -376,6 +376,8 @@ def credential_errors(profile: str | None) -> Iterator[None]:
             f"AWS credentials could not be had: {error.operation_name} answered {code}",
             hint=f"check the role of the profile: aws sts get-caller-identity{option}",
         ) from error
+    except RuntimeError as error:  # botocore's, where what was renewed has expired too
+        raise ConfigError("the AWS login has expired", hint=f"run: aws sso login{option}") from error
     except boto.BotoCoreError as error:
         raise ConfigError(
             f"AWS credentials or configuration cannot be used: {type(error).__name__}",

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from asyncbatch.config_checks import check_together
 from asyncbatch.errors import ConfigError
 from asyncbatch.option import Option, bad_value, choice, option
 from asyncbatch.units import (
@@ -40,7 +41,7 @@ BODIES = ("csv", "csv-header", "jsonl", "json", "npy", "arrow", "parquet", "raw"
 ROW_FORMS = ("array", "object", "value")
 ON_ERROR = ("null", "drop", "fail")
 MODES = ("append", "replace", "fail")
-FORMATS = ("parquet", "csv", "jsonl", "delta")
+FORMATS = ("parquet", "csv", "jsonl", "delta", "iceberg")
 LOG_FORMATS = ("text", "json")
 TRANSPORTS = ("direct", "aioboto3")
 META = ("variant", "inference-id", "scored-at")
@@ -126,6 +127,8 @@ class InputConfig:
     settle: float | None = option(None, panel=_IN, metavar="TIME", parse=parse_duration,
         help="of a folder, prefix or glob: leave files changed less than this long ago for a later run",
         default_text="every file is taken")
+    reprocess: bool = option(False, panel=_IN, kind="flag", parse=parse_bool,
+        help="score files again that changed since the job was planned; their new rows take the place of the old at the end")
     allow_empty: bool = option(False, panel=_IN, kind="flag", parse=parse_bool,
         help="a source without files, or with empty ones, is no error; the output is empty")
 
@@ -298,12 +301,13 @@ class OutputConfig:
     """What is written and said."""
 
     format: str | None = option(None, panel=_OUT, metavar="|".join(FORMATS), parse=choice(*FORMATS), choices=FORMATS,
-        semantic=True, help="format of a single-file or stdout sink; delta: a Delta Lake table",
+        semantic=True, help="format of a single-file or stdout sink; delta, iceberg: a table",
         default_text="by the name; jsonl for -")
     mode: str = option("fail", panel=_OUT, metavar="|".join(MODES), parse=choice(*MODES), choices=MODES, semantic=True,
         help="a table that exists: add rows to it, replace it in one step at the end, or fail")
-    partition_by: str | None = option(None, panel=_OUT, metavar="same", parse=choice("same"), choices=("same",), semantic=True,
-        help="write the parts into the partition folders that their input files are in", default_text="one folder")
+    partition_by: tuple[str, ...] | None = option(None, panel=_OUT, metavar="same|A,B", parse=parse_names, semantic=True,
+        help="write into folders named after values: same, those that the input files are in; or columns, such as day,label",
+        default_text="one folder")
     file_size: int | None = option(None, panel=_OUT, metavar="SIZE", parse=parse_size,
         help="join neighbouring parts of a folder at the end into files of about this size", default_text="a file for each block")
     report: str | None = option(None, panel=_OUT, metavar="FILE", parse=parse_text,
@@ -316,6 +320,16 @@ class OutputConfig:
     quiet: bool = option(False, panel=_OUT, short="-q", kind="flag", parse=parse_bool, help="only errors")
     verbose: bool = option(False, panel=_OUT, short="-v", kind="flag", parse=parse_bool, help="more log lines")
     no_progress: bool = option(False, panel=_OUT, kind="flag", parse=parse_bool, help="no progress line")
+
+    @property
+    def mirrors_folders(self) -> bool:
+        """Whether parts lie in the partition folders of their input files."""
+        return self.partition_by == ("same",)
+
+    @property
+    def partition_columns(self) -> tuple[str, ...]:
+        """Output columns whose values are folder names; empty without any."""
+        return () if self.partition_by is None or self.mirrors_folders else self.partition_by
 
 # fmt: on
 
@@ -356,7 +370,9 @@ class RunConfig:
                 values[part][name] = opt.parse(raw)
             except (TypeError, ValueError) as error:
                 raise bad_value(name, raw, opt, error) from error
-        return _checked(cls(**{part: PARTS[part](**given) for part, given in values.items()}))
+        config = cls(**{part: PARTS[part](**given) for part, given in values.items()})
+        check_together(config)
+        return config
 
     def semantic(self) -> dict[str, Any]:
         """The options that may not differ on resume, as JSON values."""
@@ -417,80 +433,6 @@ def environment_options(environ: Mapping[str, str] = os.environ) -> dict[str, st
             )
         found[name] = value
     return found
-
-
-def _checked(config: RunConfig) -> RunConfig:
-    """Cross-field checks."""
-    request, speed, reply = config.request, config.speed, config.reply
-    if request.template is not None and request.body not in ("json", "jsonl", "raw"):
-        raise ConfigError(
-            f"--template needs --body json, jsonl or raw, not {request.body}", hint="add --body json"
-        )
-    if reply.argmax and reply.threshold is not None:
-        raise ConfigError(
-            "--argmax and --threshold exclude each other",
-            hint="--argmax is for vectors, --threshold for one number",
-        )
-    if reply.labels and reply.threshold is not None and len(reply.labels) != 2:
-        raise ConfigError(
-            f"--threshold has two labels, and --labels names {len(reply.labels)}",
-            hint="such as --labels no,yes",
-        )
-    if speed.max_slowdown <= 1:
-        raise ConfigError(f"--max-slowdown is {speed.max_slowdown:g}", hint="give more than 1, such as 1.2")
-    if not speed.background and (
-        speed.max_slowdown != SpeedConfig().max_slowdown or speed.max_chunk_time is not None
-    ):
-        raise ConfigError("--max-slowdown and --max-chunk-time bound a guest", hint="add --background")
-    if speed.background and speed.target_latency is not None:
-        raise ConfigError(
-            "--background and --target-latency exclude each other", hint="--max-slowdown bounds a guest"
-        )
-    if speed.tuning is not None and speed.no_tuning:
-        raise ConfigError("--tuning and --no-tuning exclude each other", hint="give one of them")
-    if config.output.partition_by is not None and config.output.file_size is not None:
-        raise ConfigError(
-            "--partition-by and --file-size exclude each other",
-            hint="give one of them; parts are joined in one folder",
-        )
-    if config.output.quiet and config.output.verbose:
-        raise ConfigError("--quiet and --verbose exclude each other", hint="give one of them")
-    if reply.prediction_name == config.reply.error_name:
-        raise ConfigError(
-            f"--prediction-name and --error-name are both {reply.error_name!r}",
-            hint="give them different names",
-        )
-    if speed.max_memory < 16 * 10**6:
-        raise ConfigError("--max-memory is below 16MB", hint="give at least 16MB")
-    if config.failure.if_idle and config.failure.wait:
-        raise ConfigError(
-            "--if-idle and --wait exclude each other", hint="give up at once, or wait: one of them"
-        )
-    _check_shards(config)
-    return config
-
-
-def _check_shards(config: RunConfig) -> None:
-    """What cannot be divided among shards."""
-    speed, shard = config.speed, config.speed.shard
-    count = (shard.of if shard is not None else 1) * (speed.processes or 1)
-    if count == 1:
-        return
-    if speed.background:
-        raise ConfigError(
-            "--background and shards exclude each other: they would take one another for live users",
-            hint="leave --shard and --processes out: one process is gentle enough",
-        )
-    if speed.concurrency is not None and speed.concurrency.high < count:
-        raise ConfigError(
-            f"--concurrency {speed.concurrency} is less than one request for each of {count} shards",
-            hint=f"give {count} or more, or fewer shards",
-        )
-    if shard is not None and shard.index and config.failure.overwrite:
-        raise ConfigError(
-            f"--overwrite with --shard {shard} could remove what other shards wrote",
-            hint=f"give it to --shard 0/{shard.of} alone, and start the others when that has planned",
-        )
 
 
 def _jsonable(value: Any) -> Any:

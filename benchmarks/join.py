@@ -85,7 +85,7 @@ def write_parts(folder: Path, rows: int, make: Maker) -> pa.Schema:
         )  # fmt: skip
         path = folder / f"{number:04d}.parquet"
         with path.open("wb") as file:
-            write_part(file, table, footer, schema)
+            write_part(file, table, footer.key_values(), schema)
         size += path.stat().st_size
         number += 1
     return schema

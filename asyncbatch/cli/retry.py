@@ -24,7 +24,8 @@ def retry(out: OutArgument, file: FileOption = None, **options: Any) -> int:
 
     Source, endpoint and all that decides what the output holds are those of the run; give the options of how
     to connect, and of speed, as there. Blocks with rejects are scored again whole and then replaced: readers
-    see old rows or new. The same command goes on where a retry was stopped.
+    see old rows or new; in a table of a database the rejected rows alone change. The same command goes on where a
+    retry was stopped.
 
     Exit codes: those of run; 0 also if there was nothing to retry.
     """

@@ -78,7 +78,7 @@ class BotoTransport:
         self._advice: tuple[str, ...] = ()
         self._headers: tuple[tuple[str, str], ...] = ()
         self._concurrency = 1
-        self._rehearsing = False
+        self._rehearsing: asyncio.Task[Any] | None = None
 
     @property
     def aws(self) -> AwsSession | None:
@@ -179,7 +179,11 @@ class BotoTransport:
         try:
             credentials = await self._aws.session.get_credentials()
             frozen = await credentials.get_frozen_credentials()
-        except (BotoCoreError, ClientError) as error:
+        except (
+            BotoCoreError,
+            ClientError,
+            RuntimeError,
+        ) as error:  # RuntimeError: renewed keys have expired too
             raise InvocationError(_unsent(error)) from error
         return Keys(access_key=frozen.access_key, secret_key=frozen.secret_key, token=frozen.token or None)
 
@@ -191,7 +195,7 @@ class BotoTransport:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        self._rehearsing = True
+        self._rehearsing = asyncio.current_task()
         try:
             await self._client.invoke_endpoint(**self._parameters, ContentType="text/csv", Body=b"")
         except _RehearsedError as rehearsed:
@@ -199,7 +203,7 @@ class BotoTransport:
         except (BotoCoreError, ClientError) as error:
             raise InvocationError(_unsent(error)) from error
         finally:
-            self._rehearsing = False
+            self._rehearsing = None
         raise AssertionError("the request was sent")
 
     async def refresh(self) -> bool:
@@ -237,14 +241,14 @@ class BotoTransport:
 
         at_home = is_loopback(host_of(service_url(options.endpoint_url)))
         signing: dict[str, Any] = {}
-        self._frozen = None
+        frozen: Any = None  # others sign with those of before until the new ones are here
         if at_home and self._given_session is None and not _looks_configured(aws):
             # A local stand-in needs no account; looking for credentials would ask the network for seconds.
             signing["signature_version"] = UNSIGNED
         else:
             await aws.check_credentials()
             with credential_errors(aws.profile):
-                self._frozen = await (await aws.session.get_credentials()).get_frozen_credentials()
+                frozen = await (await aws.session.get_credentials()).get_frozen_credentials()
         region = aws.region or "us-east-1" if at_home else aws.needed_region()
         config = AioConfig(
             retries={"total_max_attempts": 1, "mode": "standard"},
@@ -271,10 +275,10 @@ class BotoTransport:
         events.register(f"before-send.{operation}", self._send)
         if self._headers:
             events.register(f"before-sign.{operation}", self._add_headers)
-        if self._frozen is not None:
+        if frozen is not None:
             events.register_first(f"choose-signer.{operation}", self._choose_signer)
             events.register_last(f"before-sign.{operation}", self._sign)
-        self._client, self._aws = client, aws
+        self._client, self._aws, self._frozen = client, aws, frozen
         return aws
 
     def _add_headers(self, request: Any, **_more: object) -> None:
@@ -312,7 +316,8 @@ class BotoTransport:
             (name, value.decode() if isinstance(value, bytes) else str(value))
             for name, value in request.headers.items()
         ]
-        if self._rehearsing:
+        # Others send theirs meanwhile: keys are renewed while requests are under way.
+        if self._rehearsing is not None and self._rehearsing is asyncio.current_task():
             raise _RehearsedError(
                 BuiltRequest(url=request.url, headers=tuple(headers), body=request.body or b"")
             )

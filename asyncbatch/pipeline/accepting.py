@@ -86,6 +86,8 @@ def refused(differences: Sequence[Difference], accepted: Sequence[str], sink: st
     more = f"; and {len(left) - 5} more" if len(left) > 5 else ""
     names = sorted({option_of(each) for each in left})
     ways = f"choose another output, or {flag('overwrite')} to start anew"
+    if all(each.field.startswith("input ") and each.now != "missing" for each in left):
+        ways = f"or {flag('reprocess')} to score what changed again; {ways}"
     if all(name in NAMES for name in names):
         whole = ",".join(_dashed(name) for name in sorted({*names, *accepted}))
         ways = f"or {flag('accept_changes')} {whole} to score the rest so; or {ways}"

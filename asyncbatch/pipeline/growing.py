@@ -1,8 +1,8 @@
 """An input that grows: files that appeared since the job was planned, and the columns as they were then.
 
 A finished job takes them up: a further generation of its plan lists them under the next numbers, and only they are scored.
-One that is not finished is finished first. Types of text columns are inferred from the files of the first generation alone,
-so they stay what they were.
+One that is not finished is finished first. A file that changed is refused, or with `--reprocess` listed once more. Types
+of text columns are inferred from the files of the first generation alone, so they stay what they were.
 """
 
 from contextlib import AsyncExitStack
@@ -16,7 +16,7 @@ from asyncbatch.model import InputFile
 from asyncbatch.observe import text
 from asyncbatch.observe.events import Warned
 from asyncbatch.pipeline.job import Job
-from asyncbatch.pipeline.planned import UnreadSource, as_planned, later_files
+from asyncbatch.pipeline.planned import UnreadSource, as_planned, changed_files, later_files
 from asyncbatch.protocols import Source
 from asyncbatch.sink import Output, Plan, SinkLocation, load_plan, plan_differences
 from asyncbatch.sink.manifest import finished_manifest
@@ -39,8 +39,7 @@ async def look_before(job: Job, location: SinkLocation) -> Before:
 
     Tables are not asked: what a command means for them depends on whether it is the same as theirs.
     """
-    table = location.database is not None or location.delta
-    if location.kind == "stream" or table or job.config.failure.overwrite:
+    if location.kind == "stream" or location.is_table or job.config.failure.overwrite:
         return Before()
 
     def look() -> Before:
@@ -52,8 +51,8 @@ async def look_before(job: Job, location: SinkLocation) -> Before:
             earlier = _earlier(planned)
             schema = planned.input_schema
             finished = schema is not None and finished_manifest(state, planned) is not None
-            if schema is not None and finished and job.has_same_input(planned.files, earlier):
-                return Before(earlier=earlier, unread=UnreadSource(planned.files, schema))
+            if schema is not None and finished and job.has_same_input(planned.current, earlier):
+                return Before(earlier=earlier, unread=UnreadSource(planned.current, schema))
             return Before(earlier=earlier)
         except AsyncBatchError:
             return Before()
@@ -88,7 +87,7 @@ def would_double(config: RunConfig, source: Source, planned: Plan) -> bool:
     Otherwise another input, or the same with other options, is another job, as was asked for.
     """
     now = {file.path: dict(file.fingerprint) for file in source.files}
-    same = [now.get(file.path) == dict(file.fingerprint) for file in planned.files]
+    same = [now.get(file.path) == dict(file.fingerprint) for file in planned.current]
     return (
         config.output.mode == "append"
         and any(same)
@@ -118,17 +117,26 @@ def check_columns(config: RunConfig, source: Source, planned: Plan) -> None:
             raise OutputError(
                 f"column {column.name!r} of the input was {column.type} when the job was planned, and"
                 f" {'is gone' if now is None else f'is {now.type}'} now",
-                hint="files that appeared since differ: leave them out, or choose another output",
+                hint="files that appeared or changed since differ: leave them out, or choose another output",
             )
 
 
 def with_later_files(job: Job, output: Output, source: Source, planned: Plan) -> Plan:
-    """The plan to go by: `planned`, or if its job is finished and files appeared since, what is to be the next one.
+    """The plan to go by: `planned`, or what is to be the next one.
+
+    That is so if its job is finished and files appeared since; or, finished or not, if files changed, under `--reprocess`.
 
     Raises:
-        OutputError: a single file, which takes no further rows once it is published.
+        OutputError: a single file, which takes no further rows once it is published; or files changed, and their old
+            rows cannot be told from others.
     """
-    later = later_files(source, planned.files)
+    later = later_files(source, planned.current)
+    if job.config.input.reprocess and (changed := changed_files(source, planned.current)):
+        _check_replaceable(output, planned, changed)
+        job.emit(
+            Warned(message=f"{text.plural(len(changed), 'file')} changed, and scored again: --reprocess")
+        )
+        return planned.grown([*changed, *later])
     if not later:
         return planned
     appeared = f"{text.plural(len(later), 'file')} appeared since the job was planned"
@@ -153,7 +161,7 @@ async def grow(output: Output, plan: Plan, source: Source) -> tuple[Plan, Source
 
     Raises:
         OutputError: another process has begun the output anew.
-        StoppedError: another process has just listed files that this one has not seen.
+        StoppedError: another process has just listed files that this one has not seen, or saw otherwise.
     """
     there = await anyio.to_thread.run_sync(output.grow, plan)
     if unseen := {file.path for file in there.files} - {file.path for file in source.files}:
@@ -161,7 +169,32 @@ async def grow(output: Output, plan: Plan, source: Source) -> tuple[Plan, Source
             f"another process has just planned {text.plural(len(unseen), 'file')} more",
             hint="the same command goes on with them",
         )
-    return there, as_planned(source, there.files)
+    if changed := changed_files(source, there.current):
+        raise StoppedError(
+            f"{_named(changed)} changed while another process planned it", hint="run the same command again"
+        )
+    return there, as_planned(source, there.current)
+
+
+def _check_replaceable(output: Output, planned: Plan, changed: list[InputFile]) -> None:
+    """Raises OutputError where the rows of `changed` cannot take the place of the old ones."""
+    location = output.location
+    what = f"{text.plural(len(changed), 'file')} changed ({_named(changed)})"
+    if planned.limit is not None:
+        raise OutputError(
+            f"{what}, and --limit counts rows over all files",
+            hint="--overwrite scores all again; or choose another output",
+        )
+    if location.kind == "file":
+        raise OutputError(
+            f"{what}, and {location.spec} is one file",
+            hint="a folder as SINK takes changed files: name one, or --overwrite to score all again",
+        )
+    if location.database is not None or location.published is not None:
+        raise OutputError(
+            f"{what}, and its old rows in {location.spec} cannot be told from others",
+            hint="--overwrite scores all again (into a table with --mode replace)",
+        )
 
 
 def _named(files: list[InputFile]) -> str:

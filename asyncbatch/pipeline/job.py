@@ -1,5 +1,6 @@
 """What every kind of job shares: opened source and endpoint, metrics, events, stopping, the report."""
 
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,6 +49,7 @@ class Job:
         hooks: Sequence[RunHook] = (),
         session: object = None,
     ) -> None:
+        source = os.fspath(source) if isinstance(source, os.PathLike) else source
         self.config = own_share(config)
         self._given = config
         self.source_spec = shown(source) if isinstance(source, str) else f"<{type(source).__name__}>"
@@ -63,6 +65,8 @@ class Job:
         self._raw_source = source
         self._hooks = tuple(hooks)
         self._session = session
+        self._source_access = source_access(self.config, session)
+        self._sink_access = sink_access(self.config, session)
         self._controller: Controller | None = None
         self.tools = RunTools(
             clock=time.monotonic,
@@ -74,7 +78,7 @@ class Job:
     @property
     def sink_access(self) -> Access:
         """With which rights the sink is written."""
-        return sink_access(self.config, self._session)
+        return self._sink_access
 
     def emit(self, event: Event) -> None:
         """Tell every hook; keep warnings for the report. A hook that raises is told nothing more: the run is not its."""
@@ -122,9 +126,8 @@ class Job:
 
     async def open_source(self, stack: AsyncExitStack, earlier: Earlier | None = None) -> Source:
         """Open the source, closed with `stack`; `earlier` is what a job that is gone on with has settled about it."""
-        access = source_access(self.config, self._session)
         source = await anyio.to_thread.run_sync(
-            open_source, self._raw_source, self.config.input, access, earlier
+            open_source, self._raw_source, self.config.input, self._source_access, earlier
         )
         stack.callback(source.close)
         return source
@@ -135,8 +138,7 @@ class Job:
         Raises:
             InputError: it cannot be listed.
         """
-        access = source_access(self.config, self._session)
-        return same_input(self._raw_source, self.config.input, access, earlier, files)
+        return same_input(self._raw_source, self.config.input, self._source_access, earlier, files)
 
     async def prepare(
         self,

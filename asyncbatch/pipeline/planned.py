@@ -67,6 +67,14 @@ def later_files(source: Source, planned: Sequence[InputFile]) -> list[InputFile]
     return [file for file in source.files if file.path not in known]
 
 
+def changed_files(source: Source, planned: Sequence[InputFile]) -> list[InputFile]:
+    """The files of `source` that are among the planned ones and have another fingerprint, in their order."""
+    known = {file.path: dict(file.fingerprint) for file in planned}
+    return [
+        file for file in source.files if file.path in known and dict(file.fingerprint) != known[file.path]
+    ]
+
+
 def with_rows(source: Source, rows: Mapping[int, int]) -> Source:
     """`source` with the rows of its files known, by file number."""
     files = tuple(replace(file, rows=rows[file.number]) for file in source.files)

@@ -23,7 +23,7 @@ from asyncbatch.pipeline.advice import (
 )
 from asyncbatch.pipeline.assembling import OutputShape, output_shape
 from asyncbatch.pipeline.controllers import make_controller
-from asyncbatch.pipeline.partitioned import without_folders
+from asyncbatch.pipeline.partitioned import check_partition_columns, without_folders
 from asyncbatch.pipeline.probing import LEAST_ROWS, PROBE_SIZES, SAMPLE_ROWS, Prober, ProbeResult, Watch
 from asyncbatch.pipeline.sent import describe_sent, refused_by
 from asyncbatch.pipeline.tuning import Recalled, Tuning, tuning_for
@@ -184,6 +184,7 @@ async def prepare(
         request=config.request,
         on_error=config.failure.on_error,
     )
+    check_partition_columns(config, source, shape.schema)
     row = _footprint(sample, selection, probes)
     tuning = tuning_for(config, endpoint, content_type=encoder.content_type, send=selection.send, warn=warn)
     recalled = await anyio.to_thread.run_sync(tuning.recall) if tuning is not None else None

@@ -159,7 +159,7 @@ async def plan_to_report(
                 )
             planned, done = await anyio.to_thread.run_sync(_begun, job, opened, endpoint, sink)
             if planned is not None:
-                opened = as_planned(opened, planned.files)
+                opened = as_planned(opened, planned.current)
             watch = ModelWatch(endpoint, emit=job.emit, allowed=True)
             exchanges: list[Exchange] = []
             try:
@@ -197,7 +197,15 @@ def _begun(job: Job, source: Source, endpoint: Endpoint, sink: str | None) -> tu
     except OutputError:
         return None, 0
     history = load_history(existing.state)
-    check_resumable(existing.plan, job.config, source, endpoint, sink, history=history)
+    check_resumable(
+        existing.plan,
+        job.config,
+        source,
+        endpoint,
+        sink,
+        history=history,
+        reprocess=job.config.input.reprocess,
+    )
     return existing.plan, output_status(sink).rows_done
 
 

@@ -18,8 +18,12 @@ def check_resumable(
     sink: str,
     *,
     history: History | None = None,
+    reprocess: bool = False,
 ) -> Accepted:
     """Compare the command with the plan, and with what was accepted to differ from it since.
+
+    Args:
+        reprocess: files that changed are no difference; one that is gone is.
 
     Returns:
         The differences that `--accept-changes` accepts now, each with its new value.
@@ -40,8 +44,9 @@ def check_resumable(
         options=history.now("options.", planned.options),
         endpoint=history.now("endpoint.", planned.endpoint),
     )
+    known = {file.path: file for file in planned.current} if reprocess else {}
     now = Plan(
-        files=tuple(source.files),
+        files=tuple(known.get(file.path, file) for file in source.files),
         block_rows=planned.block_rows,
         schema=planned.schema,
         reply=planned.reply,

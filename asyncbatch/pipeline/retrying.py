@@ -8,8 +8,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from asyncbatch.codec import ReplyLayout
 from asyncbatch.config import PARTS, RunConfig
-from asyncbatch.errors import AsyncBatchError, OutputError
+from asyncbatch.errors import AsyncBatchError, ConfigError, OutputError
 from asyncbatch.observe.events import RunFinished
 from asyncbatch.observe.report import RunReport
 from asyncbatch.observe.report_file import write_report
@@ -73,6 +74,11 @@ def make_retry_job(
             hint="score it again, into another output",
         )
     config = retry_config(plan, given)
+    if config.input.reprocess:
+        raise ConfigError(
+            "--reprocess is for files that changed, and a retry is for rejects",
+            hint="give it to the run's own command",
+        )
     refuse_shards(config, "a retry is done by one process", hint="ask for more with --concurrency")
     return Job(config, plan.source, sink=spec, hooks=hooks, session=session)
 
@@ -107,7 +113,7 @@ async def _retry(job: Job, spec: str) -> RunReport:
         stack.push_async_callback(_close, retry)
         await stack.enter_async_context(holding(retry, job.stop))
         job.job_id = retry.plan.job_id
-        total = sum(file.rows or 0 for file in retry.plan.files)
+        total = sum(file.rows or 0 for file in retry.plan.current)
         if not retry.wanted:
             job.tools.metrics.planned(rows_total=total, rows_resumed=total)
             return job.done()
@@ -115,7 +121,7 @@ async def _retry(job: Job, spec: str) -> RunReport:
         source = await as_first_read(job, stack, source, retry.plan)
         history = await anyio.to_thread.run_sync(load_history, retry.state)
         check_resumable(retry.plan, job.config, source, endpoint, spec, history=history)
-        source = as_planned(source, retry.plan.files)
+        source = as_planned(source, retry.plan.current)
         watch = ModelWatch(endpoint, emit=job.emit, allowed="model" in job.config.failure.allow_change)
         await anyio.to_thread.run_sync(retry.begin)
         left = await anyio.to_thread.run_sync(retry.rows_left)
@@ -146,7 +152,12 @@ async def _retry(job: Job, spec: str) -> RunReport:
         else:
             job.tools.metrics.planned(rows_total=kept, rows_resumed=kept)
         with anyio.CancelScope(shield=True):  # replacing is not interrupted half-way if it can be helped
-            manifest = await anyio.to_thread.run_sync(retry.finish, job.done().to_dict())
+            manifest = await anyio.to_thread.run_sync(
+                lambda: retry.finish(
+                    job.done().to_dict(),
+                    answered=len(ReplyLayout.from_json(retry.plan.reply).fields),
+                )
+            )
             report = job.done(rejected_before=manifest.rejects > 0)
             await anyio.to_thread.run_sync(retry.write_report, report.to_dict())
         return report

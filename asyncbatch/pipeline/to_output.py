@@ -31,6 +31,7 @@ from asyncbatch.pipeline.resuming import check_resumable, total_rows
 from asyncbatch.pipeline.running import Run
 from asyncbatch.pipeline.shards import (
     refuse_processes,
+    refuse_shards,
     require_shared_source,
     rows_missing,
     shard_of,
@@ -87,7 +88,13 @@ async def _to_output(job: Job, sink: str) -> RunReport:
     config = job.config
     async with AsyncExitStack() as stack:
         # Bad input is said before anything is made on disk.
-        location = locate(sink, format=config.output.format)
+        location = locate(sink, format=config.output.format, columns=config.output.partition_columns)
+        if location.database is not None and location.database.system == "duckdb":
+            refuse_shards(
+                config,
+                "one process at a time has a DuckDB file open",
+                hint="write into PostgreSQL or a folder",
+            )
         before = await look_before(job, location)
         source, endpoint = await job.open(stack, earlier=before.earlier, unread=before.unread)
         check_partitioned_sink(config, location)
@@ -102,6 +109,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
                 file_size=config.output.file_size,
                 shard=lease_name(config.speed.shard),
                 mode=config.output.mode,
+                columns=config.output.partition_columns,
                 access=job.sink_access,
             )
         )
@@ -119,7 +127,15 @@ async def _to_output(job: Job, sink: str) -> RunReport:
         if planned is not None:
             job.job_id = planned.job_id
             history = await anyio.to_thread.run_sync(load_history, output.state)
-            accepted = check_resumable(planned, config, source, endpoint, location.spec, history=history)
+            accepted = check_resumable(
+                planned,
+                config,
+                source,
+                endpoint,
+                location.spec,
+                history=history,
+                reprocess=config.input.reprocess,
+            )
             check_columns(config, source, planned)
             planned = with_later_files(job, output, source, planned)
             if output.finished and planned is output.plan:
@@ -128,7 +144,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
                 return job.done()
             if source is before.unread:  # a part was removed
                 every = await job.open_source(stack, before.earlier)
-            source = as_planned(every, planned.files)
+            source = as_planned(every, planned.current)
         watch = ModelWatch(endpoint, emit=job.emit, allowed="model" in config.failure.allow_change)
         prepared = await watch.beside(job.prepare(source, endpoint, planned))
         if planned is None:
@@ -139,7 +155,7 @@ async def _to_output(job: Job, sink: str) -> RunReport:
                 plan.job_id != mine.job_id
             ):  # another shard was faster, and has measured other block rows perhaps
                 check_resumable(plan, config, source, endpoint, location.spec)
-                source = as_planned(source, plan.files)
+                source = as_planned(source, plan.current)
                 prepared = await job.prepare(source, endpoint, plan)
         else:
             plan = planned
@@ -165,7 +181,7 @@ async def _begins_anew(job: Job, output: Output, source: Source, endpoint: Endpo
     try:
         check_resumable(output.plan, job.config, source, endpoint, output.location.spec, history=history)
     except OutputError:
-        return output.location.database is not None or output.location.delta
+        return output.location.is_table
     return False
 
 

@@ -81,7 +81,7 @@ class DeltaTable:
                     hint="--keep, --rename and --prediction-type decide what is written",
                 )
 
-    def exists(self) -> bool:
+    def is_there(self) -> bool:
         """Whether there is a table.
 
         Raises:

@@ -10,6 +10,7 @@ from asyncbatch.sink.manifest import load_manifest_values
 from asyncbatch.sink.parts import PartsSink
 from asyncbatch.sink.places import open_places
 from asyncbatch.sink.plan import Plan, load_plan
+from asyncbatch.sink.replaced import parts_of
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store
 
@@ -23,7 +24,7 @@ class Existing:
     state: Store
     parts: Store
     target: Store
-    """The folder of the single file."""
+    """The folder of the single file; of partition folders, the one that they are in."""
 
     def parts_sink(self) -> PartsSink:
         """What can be asked of the parts; use it for reading only."""
@@ -51,11 +52,11 @@ def open_existing(spec: str, *, owner: str | None = None, access: Access | None 
             f"{location.spec} is no output of asyncbatch: there is no plan in {state.root}",
             hint="name the SINK of a run, as it was given there",
         )
-    location = locate(spec, format=plan.options.get("format"))
-    places = open_places(location, owner=owner, access=access)
-    return Existing(
-        location=location, plan=plan, state=places.state, parts=places.parts, target=places.target
-    )
+    location = locate(spec, format=plan.options.get("format"), columns=plan.partition_columns)
+    mode = str(plan.options.get("mode", "fail"))
+    places = open_places(location, owner=owner, access=access, mode=mode)
+    parts = parts_of(plan, places.parts, places.state)
+    return Existing(location=location, plan=plan, state=places.state, parts=parts, target=places.target)
 
 
 def published_parts(existing: Existing) -> list[PartFooter]:

@@ -43,17 +43,26 @@ class Piece:
 
 
 def join_parquet(
-    file: BinaryIO, pieces: Sequence[Piece], *, schema: "pa.Schema", key_values: Mapping[str, str]
+    file: BinaryIO,
+    pieces: Sequence[Piece],
+    *,
+    schema: "pa.Schema",
+    key_values: Mapping[str, str],
+    named: "pa.Schema | None" = None,
 ) -> None:
     """All pieces, in order, as one Parquet file with `key_values` in its footer.
 
     Holds one row group that is re-encoded in memory, or some MB of one that is moved.
+
+    Args:
+        named: `schema` with what the file's footer is to say of the columns besides: their field ids.
 
     Raises:
         OutputError: a piece is gone or damaged.
     """
     schema = schema.remove_metadata()
     model = _encoded(schema, [])
+    head = None if named is None else _encoded(named, [])
     writer: RowGroupWriter | None = None
     small: list[Piece] = []
     alone: int | None = None  # the row group, if `small` is one whole row group
@@ -61,7 +70,7 @@ def join_parquet(
     def started(like: ParquetBytes) -> RowGroupWriter:
         nonlocal writer
         if writer is None:
-            writer = RowGroupWriter(file, like)
+            writer = RowGroupWriter(file, head or like)
         return writer
 
     def flush() -> None:

@@ -6,14 +6,16 @@ OUT.asyncbatch/             the state, always beside the output
     job-000001.json         the plan, one file a generation
     files/ rejects/ tmp/ lease/
     retry.json retry/       of a retry, until it has ended
-    parts/                  of a single-file sink, until it is published; of a Delta Lake table, for good
+    again/                  of input files that changed, until their parts take the place of the old ones
+    parts/                  of a single-file sink, until it is published; of what `published` names, for good
+    partitions/             of folders that columns make: which files were made of which parts
     history.json            what became different while the job ran
     manifest.json errors.parquet report.json _SUCCESS
 ```
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -31,6 +33,7 @@ from asyncbatch.store.uri import SCHEMES, ObjectUri, parse_uri
 
 SinkKind = Literal["folder", "file", "stream"]
 Format = Literal["parquet", "csv", "jsonl"]
+Published = Literal["delta", "iceberg", "partitions"]
 
 SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
 
@@ -46,13 +49,19 @@ RETRY = "retry.json"
 """There from the beginning of a retry to its end; says which blocks are scored again."""
 RETRIED = "retry/"
 """The blocks scored again, in a folder of each retry, until they take the place of the old ones."""
+AGAIN = "again/"
+"""Parts of files that changed, until they take the place of those that were made of the files as they were."""
 JOINED = "joined.json"
-"""There from when parts begin to be joined into larger ones."""
+"""There from when parts begin to be joined into larger ones, or to be replaced by those of a changed file."""
 REJECTS = "rejects/"
 FILES = "files/"
+PARTITIONS = "partitions/"
+"""Of `--partition-by` with columns: which files were made of which parts."""
 LEASES = "lease/"
 
 _PLAN = re.compile(r"job-(\d{6})\.json")
+_TABLE = re.compile(r"[^.]+(\.[^.]+)+")
+_NOT_A_STREAM = {"parquet": "Parquet", "delta": "a Delta Lake table", "iceberg": "an Iceberg table"}
 _PART = re.compile(r"part-(\d{8})-(\d{12})-(\d{12})\.parquet")
 
 
@@ -72,28 +81,40 @@ class SinkLocation:
     """Of the target, in an object store."""
     database: DatabaseUri | None = None
     """The table that takes the parts' rows; its folder and state are names only."""
-    delta: bool = False
-    """The folder is a Delta Lake table, published from parts that lie in the state."""
+    published: Published | None = None
+    """What is made of parts that stay in the state; None where they are the output, or become a single file."""
+    columns: tuple[str, ...] = ()
+    """Of `partitions`: those whose values name the folders."""
 
     @property
     def parts(self) -> PurePath:
-        """Where the parts are: in the folder itself, or in the state of a single file or of a Delta Lake table."""
-        return self.target if self.kind == "folder" and not self.delta else self.state / "parts"
+        """Where the parts are: in the folder itself, or in the state where something else is made of them."""
+        return self.target if self.kind == "folder" and self.published is None else self.state / "parts"
+
+    @property
+    def is_table(self) -> bool:
+        """The rows go into a table, which may hold others' too."""
+        return self.database is not None or self.published in ("delta", "iceberg")
 
 
-def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A002 (the option's name)
+def locate(
+    spec: str,
+    *,
+    format: str | None = None,  # noqa: A002 (the option's name)
+    columns: Sequence[str] = (),
+) -> SinkLocation:
     """Understand `out/`, `out.parquet`, `s3://bucket/out/`, `file:///…` and `-`; touches no disk and no store.
 
     `format` makes any name without a slash at its end a single file of that format, with one exception: a
-    folder's parts are Parquet, so `parquet` leaves a name without a suffix a folder.
+    folder's parts are Parquet, so `parquet` leaves a name without a suffix a folder. `columns` name its partition folders.
 
     Raises:
         OutputError: an unknown scheme, no name, or a format that the sink cannot have.
     """
     if spec == "-":
-        if format in ("parquet", "delta"):
+        if format in _NOT_A_STREAM:
             raise OutputError(
-                f"{'Parquet' if format == 'parquet' else 'a Delta Lake table'} cannot be written to stdout",
+                f"{_NOT_A_STREAM[format]} cannot be written to stdout",
                 hint="give a file name, or --format jsonl or csv",
             )
         nowhere = Path()
@@ -108,12 +129,17 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
     if not target.name:
         raise OutputError(f"{spec!r} cannot be an output", hint="name a folder or a file in it")
     slash = text.endswith("/")
-    if format == "delta":
-        if uri is not None and uri.scheme != "s3":
-            raise OutputError(
-                f"--format delta writes to folders and to s3://, not to {uri.place}",
-                hint="choose another output, or leave --format out for a folder of Parquet files",
-            )
+    if format == "delta" and uri is not None and uri.scheme != "s3":
+        raise OutputError(
+            f"--format delta writes to folders and to s3://, not to {uri.place}",
+            hint="choose another output, or leave --format out for a folder of Parquet files",
+        )
+    if format == "iceberg" and not _TABLE.fullmatch(target.name):
+        raise OutputError(
+            f"--format iceberg: the name of SINK is the table's, and {target.name} names no namespace",
+            hint=f"such as {spec.rstrip('/')[: -len(target.name)]}ml.{target.name}: table {target.name} of namespace ml",
+        )
+    if format in ("delta", "iceberg"):
         return SinkLocation(
             spec=spec,
             kind="folder",
@@ -121,7 +147,7 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
             target=target,
             state=target.with_name(target.name + ".asyncbatch"),
             uri=uri,
-            delta=True,
+            published="delta" if format == "delta" else "iceberg",
         )
     asked = _format(format)
     by_name = None if slash else SUFFIXES.get(target.suffix.lower())
@@ -138,6 +164,8 @@ def locate(spec: str, *, format: str | None = None) -> SinkLocation:  # noqa: A0
         target=target,
         state=target.with_name(target.name + ".asyncbatch"),
         uri=uri,
+        published="partitions" if columns and not single else None,
+        columns=tuple(columns),
     )
 
 

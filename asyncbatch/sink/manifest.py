@@ -61,7 +61,7 @@ def tiling(plan: Plan, parts: Sequence[PartInfo], file_rows: Mapping[int, int | 
         covered.setdefault(part.block.file, []).append(part)
     missing: list[MissingRange] = []
     left = plan.limit
-    for file in plan.files:
+    for file in plan.current:
         rows = file_rows[file.number]
         expected = rows if left is None or rows is None else min(rows, left)
         at = 0

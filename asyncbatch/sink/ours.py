@@ -3,11 +3,13 @@
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import read_part_footer
 from asyncbatch.sink.layout import (
+    AGAIN,
     ERRORS,
     FILES,
     HISTORY,
     JOINED,
     MANIFEST,
+    PARTITIONS,
     REJECTS,
     REPLACES,
     REPORT,
@@ -18,6 +20,7 @@ from asyncbatch.sink.layout import (
     parse_part_name,
     parse_plan_name,
 )
+from asyncbatch.sink.partitions import check_partition_folder, partition_files
 from asyncbatch.sink.parts import is_invisible, list_parts
 from asyncbatch.sink.plan import Plan, load_plan
 from asyncbatch.sink.publish import may_replace
@@ -33,9 +36,10 @@ def check_ours(location: SinkLocation, state: Store, parts: Store, target: Store
     """
     planned = load_plan(state) is not None
     if location.kind == "folder":
-        check_no_foreign(location, parts, has_plan=planned)
-        found = list_parts(parts)
-        if found and not planned:
+        check_no_foreign(location, parts, target, has_plan=planned)
+        if planned:
+            return
+        if list_parts(parts) or (location.published == "partitions" and partition_files(target)):
             raise OutputError(
                 f"{location.spec} holds parts of an earlier run, but its state {state.root} is gone",
                 hint="choose another output, or --overwrite to start anew",
@@ -50,8 +54,10 @@ def check_ours(location: SinkLocation, state: Store, parts: Store, target: Store
     )
 
 
-def check_no_foreign(location: SinkLocation, parts: Store, *, has_plan: bool) -> None:
+def check_no_foreign(location: SinkLocation, parts: Store, target: Store, *, has_plan: bool) -> None:
     """Refuse a folder that holds what asyncbatch did not write; with `--overwrite` too."""
+    if location.published == "partitions":
+        check_partition_folder(location.spec, target, has_plan=has_plan)
     for entry in parts.list():
         if is_invisible(entry.name):
             continue
@@ -78,8 +84,17 @@ def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -
     state.delete(MANIFEST, ERRORS, REPORT, REPLACES, RETRY, JOINED, HISTORY)
     if isinstance(parts, TableParts):
         parts.forget()
+    if location.published == "partitions":
+        target.delete(*partition_files(target))
+        target.remove_empty_folders()
     parts.delete(*(entry.name for entry in parts.list() if parse_part_name(entry.name) is not None))
-    state.delete(*(entry.name for prefix in (FILES, REJECTS, RETRIED) for entry in state.list(prefix)))
+    state.delete(
+        *(
+            entry.name
+            for prefix in (FILES, REJECTS, RETRIED, AGAIN, PARTITIONS)
+            for entry in state.list(prefix)
+        )
+    )
     state.delete(*(entry.name for entry in state.list("job-") if parse_plan_name(entry.name) is not None))
     return there
 

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncbatch.errors import OutputError
-from asyncbatch.sink.delta import DeltaTable
 from asyncbatch.sink.filesize import join_parts, remove_replaced, require_folder
 from asyncbatch.sink.layout import (
     JOINED,
@@ -49,10 +48,13 @@ from asyncbatch.sink.manifest import (
     write_manifest,
 )
 from asyncbatch.sink.ours import check_no_foreign, check_ours, check_schema, wipe
+from asyncbatch.sink.partitioning import FolderCount
 from asyncbatch.sink.parts import PartsSink, list_parts
-from asyncbatch.sink.places import check_places, open_delta, open_places
+from asyncbatch.sink.places import check_places, open_places
 from asyncbatch.sink.plan import Plan, create_plan, load_plan, plan_differences
 from asyncbatch.sink.publish import allow_replacing, publish
+from asyncbatch.sink.published import Publication, open_publication
+from asyncbatch.sink.replaced import ReplacingParts, parts_of
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Entry, Store, read_bytes
 from asyncbatch.store.database.parts import TableParts
@@ -74,16 +76,16 @@ class Output:
         file_size: int | None = None,
         take_finish: Callable[[], Lease | Holder] | None = None,
         made: Sequence[Path] = (),
-        delta: DeltaTable | None = None,
+        publication: Publication | None = None,
     ) -> None:
         """`wipe` removes what an earlier job left, once `start` is sure that a new one can begin; `take_finish`
         is for one of several shards."""
         self._location = location
         self._state = state
-        self._parts = parts
+        self._folder = parts
         self._target = target
         self._table = parts if isinstance(parts, TableParts) else None
-        self._delta = delta
+        self._publication = publication
         self._lease = lease  # None until `start` makes a new output's state folder
         self._take_lease = take_lease
         self._wipe = wipe
@@ -94,12 +96,15 @@ class Output:
         self._made = made if take_finish is None else ()
         """Folders that an output that never came to a plan leaves no trace of; of several shards none is its own."""
         self._plan = load_plan(state) if wipe is None else None
+        self._parts = parts_of(self._plan, parts, state)
         self._sink: PartsSink | None = None
         if self._plan is not None and location.kind == "folder" and state.stat(JOINED) is not None:
-            remove_replaced(parts)
+            remove_replaced(self._parts)
         self._finished = self._plan is not None and self._look_finished(self._plan)
         if self._finished:
             forget_dead(state)  # one that was killed right after it had finished
+            if isinstance(self._parts, ReplacingParts):
+                self._parts.delete(*self._parts.old())  # what came too late
 
     @property
     def location(self) -> SinkLocation:
@@ -133,7 +138,13 @@ class Output:
         if self._sink is None:
             if self._table is not None:
                 self._table.make_target(self._plan.schema)
-            self._sink = PartsSink(plan=self._plan, parts=self._parts, state=self._state)
+            columns = self._location.columns
+            self._sink = PartsSink(
+                plan=self._plan,
+                parts=self._parts,
+                state=self._state,
+                see=FolderCount(columns).see if columns else None,
+            )
         return self._sink
 
     def start(self, plan: Plan, *, expected_bytes: int = 0) -> Plan:
@@ -160,8 +171,8 @@ class Output:
                 allow_replacing(self._state, replaces)
         if self._table is not None and load_plan(self._state) is None:
             self._table.check_columns(plan.schema)
-        if self._delta is not None and load_plan(self._state) is None:
-            self._delta.check(plan.schema)
+        if self._publication is not None and load_plan(self._state) is None:
+            self._publication.check(plan.schema)
         there = create_plan(self._state, plan)
         # What was measured may differ between two that plan at once; whoever lost goes by the winner's.
         asked = replace(plan, block_rows=there.block_rows, min_rows=there.min_rows)
@@ -192,6 +203,7 @@ class Output:
             self._state.delete(SUCCESS)
             self._state.delete(MANIFEST)
         self._plan, self._sink, self._finished = there, None, False
+        self._parts = parts_of(there, self._folder, self._state)
         return there
 
     def set_aside(self) -> None:
@@ -300,6 +312,8 @@ class Output:
         sink = self.sink
         if self._location.kind == "folder" and not sink.committed():
             sink.write_empty()
+        if isinstance(self._parts, ReplacingParts):
+            self._parts.take_their_place()
         if self._location.kind == "folder" and self._file_size is not None:
             join_parts(sink, parts_store=self._parts, state=self._state, file_size=self._file_size)
         # One listing for all that follows: another one may lack what this one has, in a store that is behind.
@@ -324,8 +338,8 @@ class Output:
             success["offsets"] = published.offsets
         if self._table is not None:
             self._table.publish()
-        if self._delta is not None:
-            self._delta.publish(sink.plan, self._parts, parts)
+        if self._publication is not None:
+            self._publication.publish(sink.plan, self._parts, parts)
         content = json.dumps(success).encode() + b"\n"
         self._state.replace(SUCCESS, lambda file: file.write(content))
         if self._location.kind == "file":
@@ -351,9 +365,15 @@ class Output:
                 and not tiling(plan, parts, sink.file_rows())
                 and finished_manifest(self._state, plan) is not None
             ):
-                self._check_delta_is_there()
-                return True
-            # A part was removed: its rows are scored again; or a further generation was planned.
+                if self._publication is None or self._publication.is_there():
+                    return True
+                if self._location.is_table:
+                    raise OutputError(
+                        f"{self._location.spec} was finished before and then removed",
+                        hint="--overwrite scores every row again; or choose another output",
+                    )
+            # A part was removed: its rows are scored again; or a further generation was planned; or a published
+            # file was removed, and is made again.
             self._state.delete(SUCCESS, MANIFEST)
             return False
         there = self._target.stat(self._location.target.name)
@@ -370,13 +390,6 @@ class Output:
         self._remove_published_parts()
         return True
 
-    def _check_delta_is_there(self) -> None:
-        if self._delta is not None and not self._delta.exists():
-            raise OutputError(
-                f"{self._location.spec} was finished before and then removed",
-                hint="--overwrite scores every row again; or choose another output",
-            )
-
     def _remove_published_parts(self) -> None:
         self._parts.delete(*(part.name for part in list_parts(self._parts)))
         self._parts.remove_empty_folders()
@@ -391,6 +404,7 @@ def open_sink(
     file_size: int | None = None,
     access: Access | None = None,
     mode: str = "fail",
+    columns: Sequence[str] = (),
 ) -> Output:
     """Open the output named `spec` for a run: a new one, or one of ours to go on with.
 
@@ -405,23 +419,25 @@ def open_sink(
         file_size: as `--file-size`, in bytes.
         access: to an object store.
         mode: as `--mode`, of a table.
+        columns: as `--partition-by`.
 
     Raises:
         OutputError: it cannot be an output, or holds what is not ours.
         BusyError: another process is at work on it.
     """
-    location = locate(spec, format=format)
+    location = locate(spec, format=format, columns=columns)
     if location.kind == "stream":
         raise ValueError("stdout is written by TextWriter")
     if file_size is not None:
         require_folder(location)
     if location.database is not None and file_size is not None:
         raise OutputError(f"--file-size is for folders, and {location.spec} is a table", hint="leave it out")
-    if location.delta and file_size is not None:
+    if location.published is not None and file_size is not None:
         raise OutputError(
-            "--file-size is for folders of parts, and Delta Lake has its own", hint="leave it out"
+            f"--file-size is for folders of parts, and files of {location.spec} have their own size",
+            hint="leave it out",
         )
-    if (location.database is not None or location.delta) and overwrite and mode != "replace":
+    if location.is_table and overwrite and mode != "replace":
         raise OutputError(
             f"--overwrite cannot tell the rows of an earlier run in {location.spec} from others",
             hint="add --mode replace: a new table takes the old one's place when it is complete",
@@ -434,7 +450,7 @@ def open_sink(
         if not overwrite:
             check_ours(location, state, parts, target)
         elif location.kind == "folder":
-            check_no_foreign(location, parts, has_plan=bool(state.list("job-")))
+            check_no_foreign(location, parts, target, has_plan=bool(state.list("job-")))
 
     def take_lease() -> Lease:
         return acquire(state, owner=owner, shard=shard, alone=overwrite)
@@ -454,7 +470,7 @@ def open_sink(
             wipe=(lambda: wipe(location, state=state, parts=parts, target=target)) if overwrite else None,
             file_size=file_size,
             made=places.made,
-            delta=open_delta(location, access=access, mode=mode),
+            publication=open_publication(location, target=target, state=state, access=access, mode=mode),
             take_finish=None if shard == WHOLE else lambda: acquire_finish(state, owner=owner),
         )
     except BaseException:

@@ -9,8 +9,9 @@ discarded.
 import json
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -18,9 +19,10 @@ from asyncbatch.errors import OutputError
 from asyncbatch.model import Block, InputFile, Reject
 from asyncbatch.sink.footer import PartFooter, read_part_footer
 from asyncbatch.sink.layout import FILES, JOINED, file_record_name, parse_part_name, part_name, rejects_name
-from asyncbatch.sink.plan import Plan
+from asyncbatch.sink.plan import Plan, load_plan
 from asyncbatch.sink.rejects import rejects_table, write_rejects
 from asyncbatch.store.base import Store, read_bytes
+from asyncbatch.store.database.parts import TableParts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,14 +63,18 @@ class PartsSink:
         plan: the job's.
         parts: where the parts go; holds nothing else.
         state: the state folder.
+        see: is told of each block's rows before they are committed, and raises OutputError to refuse them.
     """
 
-    def __init__(self, *, plan: Plan, parts: Store, state: Store) -> None:
+    def __init__(
+        self, *, plan: Plan, parts: Store, state: Store, see: "Callable[[pa.Table], None] | None" = None
+    ) -> None:
         self._plan = plan
         self._parts = parts
         self._state = state
+        self._see = see
         self._schema = plan.schema.remove_metadata()
-        self._files = {file.number: file for file in plan.files}
+        self._files = {file.number: file for file in plan.current}
         self._lock = threading.Lock()
         self._footers: dict[str, PartFooter] = {}  # those read or written by this process
         self._written: set[str] = set()
@@ -102,6 +108,8 @@ class PartsSink:
             self.end_file(block.file, rows=block.stop, size_bytes=end_offset)
         if block.rows == 0:
             return
+        if self._see is not None:
+            self._see(table)
         rejects_file = self._write_rejects(block, rejects)
         footer = PartFooter(
             job_id=self._plan.job_id,
@@ -158,10 +166,11 @@ class PartsSink:
 
     def write_empty(self) -> None:
         """A part without rows, so that an output without rows can be read and has its columns."""
+        number = min(self._files, default=0)
         footer = PartFooter(
             job_id=self._plan.job_id,
-            config_hash=self._plan.config_hash_of(0),
-            block=Block(file=0, start=0, stop=0),
+            config_hash=self._plan.config_hash_of(number),
+            block=Block(file=number, start=0, stop=0),
             rows_out=0,
             rejects=0,
             rejects_file="",
@@ -198,6 +207,24 @@ class PartsSink:
         with self._lock:
             self._footers[part.name] = found
         return found
+
+    def read(self, part: PartInfo) -> "pa.Table":
+        """All rows of a part, each page's checksum compared.
+
+        Raises:
+            OutputError: it is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with self._parts.open(part.name) as file:
+                return pq.read_table(file, page_checksum_verification=True).replace_schema_metadata(None)
+        except pa.ArrowException as error:
+            raise OutputError(
+                f"{self._parts.root}/{part.name} is damaged",
+                hint="remove it and run the same command again: its rows are scored again",
+            ) from error
 
     def wrote(self, part: PartInfo) -> bool:
         """This object committed it, so it has not lain there while nobody was at work."""
@@ -261,7 +288,8 @@ class PartsSink:
         if self._is_joined(footer.block):
             self._discard(footer)
             return
-        if self._parts.create_if_absent(name, lambda file: write_part(file, table, footer, self._schema)):
+        values = footer.key_values()
+        if self._create(name, table, values):
             with self._lock:
                 self._footers[name] = footer
                 self._written.add(name)
@@ -270,16 +298,36 @@ class PartsSink:
                 self._parts.delete(name)
                 self._discard(footer)
             return
-        there = read_part_footer(self._parts, name)
+        try:
+            there = read_part_footer(self._parts, name)
+        except FileNotFoundError as error:
+            if not self._is_joined(footer.block):  # else it went into a joined one after it was found
+                raise OutputError(
+                    f"{self._parts.root}/{name} vanished", hint="is something else removing files there?"
+                ) from error
+            self._discard(footer)
+            return
         self._require_ours(name, there)
         self._discard(footer)
         with self._lock:
             self._footers[name] = there
 
+    def _create(self, name: str, table: "pa.Table", values: Mapping[str, str]) -> bool:
+        if isinstance(self._parts, TableParts):
+            # Of a part the database keeps the footer: encoding the rows would take longer than it takes to send them.
+            rows = null_rows(self._schema, table.num_rows)
+            return self._parts.create_rows(
+                name, table, partial(write_part, table=rows, key_values=values, schema=self._schema)
+            )
+        return self._parts.create_if_absent(name, lambda file: write_part(file, table, values, self._schema))
+
     def _is_joined(self, block: Block) -> bool:
-        """Whether the rows of `block` are in a joined part."""
-        if self._state.stat(JOINED) is None:
+        """Whether the rows of `block` are in a joined part, or its file was replaced meanwhile."""
+        if isinstance(self._parts, TableParts) or self._state.stat(JOINED) is None:
             return False
+        newest = load_plan(self._state)
+        if newest is not None and newest.job_id == self._plan.job_id and block.file in newest.replaced:
+            return True
         found = (parse_part_name(entry.name) for entry in self._parts.list("part-"))
         return any(
             part is not None
@@ -366,7 +414,14 @@ def is_invisible(name: str) -> bool:
     return base.startswith((".", "_")) and not base.endswith(".parquet")
 
 
-def write_part(file: BinaryIO, table: "pa.Table", footer: PartFooter, schema: "pa.Schema") -> None:
+def null_rows(schema: "pa.Schema", rows: int) -> "pa.Table":
+    """So many rows of nothing: where a part's footer is wanted, and not its rows."""
+    import pyarrow as pa
+
+    return pa.table([pa.nulls(rows, column.type) for column in schema], schema=schema)
+
+
+def write_part(file: BinaryIO, table: "pa.Table", key_values: Mapping[str, str], schema: "pa.Schema") -> None:
     """One Parquet file of one row group, with page checksums and statistics."""
     import pyarrow.parquet as pq
 
@@ -379,7 +434,7 @@ def write_part(file: BinaryIO, table: "pa.Table", footer: PartFooter, schema: "p
         write_page_checksum=True,
     ) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
-        writer.add_key_value_metadata(footer.key_values())
+        writer.add_key_value_metadata(dict(key_values))
 
 
 def dictionary_columns(schema: "pa.Schema", table: "pa.Table | None" = None) -> list[str]:

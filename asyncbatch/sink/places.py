@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from asyncbatch.errors import OutputError, StorageError
-from asyncbatch.sink.delta import DeltaTable
 from asyncbatch.sink.layout import SinkLocation
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store
@@ -26,7 +25,7 @@ class Places:
     state: Store
     parts: Store
     target: Store
-    """The folder of the single file."""
+    """The folder of the single file; of partition folders, the one that they are in."""
     begun: Callable[[], bool]
     """Whether there is a state: something was begun there."""
     made: Sequence[Path] = ()
@@ -70,7 +69,7 @@ def open_places(
         return Places(
             state=state,
             parts=state.beside(_prefix(location.parts.as_posix())),
-            target=state.beside(_prefix(location.target.parent.as_posix())),
+            target=state.beside(_prefix(_published_in(location).as_posix())),
             begun=lambda: bool(state.list("job-")),
             remote=True,
         )
@@ -80,7 +79,7 @@ def open_places(
     return Places(
         state=local,
         parts=local.beside(Path(location.parts)),
-        target=local.beside(target.parent),
+        target=local.beside(Path(_published_in(location))),
         begun=home.is_dir,
         made=[folder for folder in folders if not folder.exists()],
     )
@@ -125,23 +124,8 @@ def check_places(location: SinkLocation) -> None:
         )
 
 
-def open_delta(location: SinkLocation, *, access: Access | None, mode: str) -> DeltaTable | None:
-    """The Delta Lake table that `location` is; None if it is none.
-
-    Raises:
-        MissingExtraError: the library is not installed.
-    """
-    if not location.delta:
-        return None
-    if location.uri is None:
-        return DeltaTable(str(Path(location.target).absolute()), mode=mode, options={})
-    from asyncbatch.store.s3 import delta_options
-
-    return DeltaTable(
-        f"{location.uri.place}/{location.target.as_posix()}",
-        mode=mode,
-        options=delta_options(access or Access()),
-    )
+def _published_in(location: SinkLocation) -> PurePath:
+    return location.target if location.published == "partitions" else location.target.parent
 
 
 def _prefix(path: str) -> str:

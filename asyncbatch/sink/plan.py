@@ -2,7 +2,8 @@
 
 It is written once, by exclusive creation, and never changed. When the same command is given again, what it
 says now is compared with it field by field. Files that appeared when the job was finished are a further generation of
-the plan: a file of its own, which lists the old files and the new.
+the plan: a file of its own, which lists the old files and the new. A file that changed is listed once more, under a new number,
+and stands in the place of the old one from then on (`--reprocess`).
 """
 
 import base64
@@ -25,7 +26,8 @@ from asyncbatch.store.base import Store, read_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: with `replaced`. Plans without it are still written as 1, which every version reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class Plan:
     """Of the input, partition columns included; None in plans of the first releases."""
     listed: tuple[int, ...] = ()
     """How many files the first, second … generation had; empty for a first one."""
+    replaced: Mapping[int, int] = field(default_factory=dict)
+    """Numbers of files that changed, to the number under which a later generation lists the file as it is then."""
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     generation: int = 1
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -83,19 +87,30 @@ class Plan:
             self._hashes[files] = hashlib.sha256(_canonical(decisive)).hexdigest()[:16]
         return self._hashes[files]
 
+    @cached_property
+    def current(self) -> tuple[InputFile, ...]:
+        """The files whose rows make the output: all but those that were replaced."""
+        return tuple(file for file in self.files if file.number not in self.replaced)
+
     def files_of(self, generation: int) -> range:
         """The numbers of the files that `generation`, from 1, was the first to list."""
         ends = (0, *(self.listed or (len(self.files),)))
         return range(ends[generation - 1], ends[generation])
 
     def grown(self, files: Sequence[InputFile]) -> "Plan":
-        """The next generation: `files`, which are not listed yet, follow under the next numbers; all else is as it is."""
+        """The next generation: `files` follow under the next numbers; all else is as it is.
+
+        One that is listed already has changed, and replaces what is listed.
+        """
         count = len(self.files)
         added = [replace(file, number=count + index) for index, file in enumerate(files)]
+        known = {file.path: file.number for file in self.current}
+        changed = {known[file.path]: file.number for file in added if file.path in known}
         return replace(
             self,
             files=(*self.files, *added),
             listed=(*(self.listed or (count,)), count + len(added)),
+            replaced={**self.replaced, **changed},
             generation=self.generation + 1,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             asyncbatch_version=__version__,
@@ -109,7 +124,13 @@ class Plan:
 
     def folder_of(self, file: InputFile) -> str:
         """Where the parts of an input file are below the output: its partition folders, with `--partition-by same`."""
-        return partition_folder(file.partitions) if self.options.get("partition_by") == "same" else ""
+        return partition_folder(file.partitions) if self.options.get("partition_by") == ["same"] else ""
+
+    @property
+    def partition_columns(self) -> tuple[str, ...]:
+        """Columns whose values name the output's folders."""
+        asked = tuple(self.options.get("partition_by") or ())
+        return () if asked == ("same",) else asked
 
     @property
     def drops_rejects(self) -> bool:
@@ -178,7 +199,7 @@ def load_plan(store: Store) -> Plan | None:
 def plan_to_json(plan: Plan) -> bytes:
     """What is stored: JSON, indented for people."""
     values = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if plan.replaced else 1,
         "asyncbatch_version": plan.asyncbatch_version,
         "job_id": plan.job_id,
         "generation": plan.generation,
@@ -191,6 +212,7 @@ def plan_to_json(plan: Plan) -> bytes:
         "schema": _schema_text(plan.schema),
         "input_schema": None if plan.input_schema is None else _schema_text(plan.input_schema),
         "listed": list(plan.listed),
+        **({"replaced": {str(old): new for old, new in plan.replaced.items()}} if plan.replaced else {}),
         "reply": plan.reply,
         "options": plan.options,
         "endpoint": plan.endpoint,
@@ -219,6 +241,7 @@ def plan_from_json(content: bytes, *, where: str) -> Plan:
             schema=_schema(values["schema"]),
             input_schema=_schema(values["input_schema"]) if values.get("input_schema") else None,
             listed=tuple(int(count) for count in values.get("listed", ())),
+            replaced={int(old): int(new) for old, new in values.get("replaced", {}).items()},
             reply=values["reply"],
             options=values["options"],
             endpoint=values["endpoint"],
@@ -241,7 +264,7 @@ def plan_differences(old: Plan, new: Plan) -> list[Difference]:
     Files of `new` that `old` does not list are no difference: they wait for the next generation. An option
     that only one of the two knows was added by a later version and stands at its default in the other.
     """
-    found = _file_differences(old.files, new.files)
+    found = _file_differences(old.current, new.current)
     if old.block_rows != new.block_rows:
         found.append(_difference("block_rows", old.block_rows, new.block_rows))
     if old.min_rows != new.min_rows:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from asyncbatch.errors import OutputError
 from asyncbatch.model import Block
+from asyncbatch.sink.amending import amend_table, kept_columns
 from asyncbatch.sink.existing import Existing, open_existing, published_parts
 from asyncbatch.sink.filesize import join_parts, require_folder
 from asyncbatch.sink.footer import (
@@ -42,8 +43,10 @@ from asyncbatch.sink.manifest import (
 from asyncbatch.sink.parts import PartInfo, PartsSink, list_parts
 from asyncbatch.sink.plan import Plan
 from asyncbatch.sink.publish import published_marks, splice_text
+from asyncbatch.sink.published import open_publication
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Entry, Store, read_bytes
+from asyncbatch.store.database.parts import TableParts
 
 
 class Retry:
@@ -128,7 +131,7 @@ class Retry:
     def done_by_file(self) -> dict[int, list[tuple[int, int, int | None]]]:
         """The `done` of `Source.blocks`: every block but those that are still to be scored again."""
         left = self._wanted - {part.block for part in list_parts(self._retried())}
-        found: dict[int, list[tuple[int, int, int | None]]] = {file.number: [] for file in self.plan.files}
+        found: dict[int, list[tuple[int, int, int | None]]] = {file.number: [] for file in self.plan.current}
         for footer in self._blocks:
             if footer.block not in left and footer.block.rows:
                 found[footer.block.file].append((footer.block.start, footer.block.stop, footer.end_offset))
@@ -139,10 +142,13 @@ class Retry:
         there = {part.block for part in list_parts(self._retried())}
         return sum(block.rows for block in self._wanted - there)
 
-    def finish(self, report: Mapping[str, Any]) -> Manifest:
+    def finish(self, report: Mapping[str, Any], *, answered: int = 1) -> Manifest:
         """Put the new blocks in the place of the old ones; every wanted block must have been scored.
 
         Can be repeated after a crash at any point.
+
+        Args:
+            answered: how many columns the reply gives.
 
         Raises:
             OutputError: a part is damaged or gone, or the single file was changed meanwhile.
@@ -156,7 +162,7 @@ class Retry:
                 hint="the same command goes on",
             )
         manifest = (
-            self._finish_folder(fresh)
+            self._finish_folder(fresh, answered)
             if self._existing.location.kind == "folder"
             else self._finish_file(fresh)
         )
@@ -186,23 +192,40 @@ class Retry:
     def close(self) -> None:
         """Give the lease back. Idempotent."""
         self._lease.release()
+        if isinstance(self._existing.parts, TableParts):
+            self._existing.parts.close()
 
     # -- a folder of parts -----------------------------------------------------------------------------------
 
-    def _finish_folder(self, fresh: Mapping[Block, PartInfo]) -> Manifest:
+    def _finish_folder(self, fresh: Mapping[Block, PartInfo], answered: int) -> Manifest:
         existing, parts = self._existing, self._existing.parts
+        if isinstance(parts, TableParts):
+            assert self._record is not None
+            amend_table(
+                parts,
+                existing.parts_sink(),
+                self._state,
+                retried=self.sink,
+                retry=self._record["id"],
+                blocks=fresh.keys(),
+                kept=kept_columns(self.plan, answered=answered),
+            )
         # In two steps: a manifest is never seen without the parts that it describes, nor _SUCCESS without it.
         self._state.delete(SUCCESS)
         self._state.delete(MANIFEST)
         sink = existing.parts_sink()
         for part in sink.committed():
             footer = sink.footer(part)
-            if any(each.block in fresh for each in footer.blocks):
+            in_place = isinstance(parts, TableParts)
+            if not in_place and any(each.block in fresh for each in footer.blocks):
                 self._replace_part(part, footer, fresh)
         if self._file_size is not None:
             sink = existing.parts_sink()
             join_parts(sink, parts_store=parts, state=self._state, file_size=self._file_size)
         manifest = write_manifest(existing.parts_sink(), parts_store=parts, state=self._state)
+        publication = open_publication(existing.location, target=existing.target, state=self._state)
+        if publication is not None:
+            publication.publish(self.plan, parts, list_parts(parts))
         self._succeed({"manifest": manifest.digest})
         return manifest
 
@@ -410,9 +433,7 @@ def open_retry(spec: str, *, file_size: int | None = None, access: Access | None
     """
     owner = new_owner()
     existing = open_existing(spec, owner=owner, access=access)
-    if existing.location.database is not None:
-        existing.parts.below(RETRIED)  # refuses
-    if existing.location.delta:
+    if existing.location.is_table and existing.location.database is None:
         raise OutputError(
             f"the rejects of {existing.location.spec} cannot be scored again in place",
             hint="run with those rows as the input and --mode append",

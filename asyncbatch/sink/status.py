@@ -159,8 +159,8 @@ def _shard_rows(
     plan: Plan, parts: Sequence[PartInfo], file_rows: Mapping[int, int | None]
 ) -> Callable[[str], tuple[int | None, int | None]]:
     """From the name of a lease to the rows of its shard that are done, and of how many; rows must be known."""
-    within = rows_within([file_rows[file.number] or 0 for file in plan.files], plan.limit)
-    numbers = [file.number for file in plan.files]
+    within = rows_within([file_rows[file.number] or 0 for file in plan.current], plan.limit)
+    numbers = [file.number for file in plan.current]
 
     def rows(name: str) -> tuple[int | None, int | None]:
         shard = leased_shard(name)

@@ -17,8 +17,10 @@ from asyncbatch.sink.filesize import replaced_names
 from asyncbatch.sink.footer import PREFIX, PartFooter, read_raw_footer
 from asyncbatch.sink.layout import ERRORS, MANIFEST, RETRY, SUCCESS
 from asyncbatch.sink.manifest import load_manifest_values, tiling
+from asyncbatch.sink.partitions import PartitionFolders
 from asyncbatch.sink.parts import PartInfo, PartsSink, list_parts
 from asyncbatch.sink.rejects import read_rejects
+from asyncbatch.sink.replaced import ReplacingParts
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store, read_bytes
 from asyncbatch.store.database.parts import TableParts
@@ -79,6 +81,8 @@ def verify_output(
         found.published(on_file)
     else:
         found.folder(on_file)
+        if existing.location.published == "partitions" and not found.problems:
+            found.partitions()
     return Verification(
         sink=existing.location.spec,
         finished=existing.state.stat(SUCCESS) is not None,
@@ -111,6 +115,9 @@ class _Findings:
             self._say(
                 f"{store.root}/{name}", "holds rows that a joined part holds too: the next run removes it"
             )
+        if isinstance(store, ReplacingParts) and self._state.stat(SUCCESS) is not None:
+            for name in store.old():
+                self._say(f"{store.root}/{name}", "is of a file that changed since: the next run removes it")
         sink = self._existing.parts_sink()
         footers: dict[str, PartFooter] = {}
         for part in parts:
@@ -137,6 +144,15 @@ class _Findings:
         if plan.job_id != values["job_id"]:
             self._say(f"{self._state.root}/{MANIFEST}", "is of another job")
         self._errors(values)
+
+    def partitions(self) -> None:
+        """Files in partition folders, which were made of the parts."""
+        existing = self._existing
+        if existing.state.stat(SUCCESS) is None:
+            return  # they are made when every row is there
+        made = PartitionFolders(existing.target, existing.state, existing.location.columns)
+        for name, message in made.problems(existing.plan, existing.parts, list_parts(existing.parts)):
+            self._say(f"{existing.target.root}/{name}".rstrip("/"), message)
 
     def table(self, table: TableParts) -> None:
         """Rows of a table: how many there are, against the ledger; whose they are cannot be told from others'."""

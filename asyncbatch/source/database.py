@@ -179,7 +179,7 @@ class _Reader:
 
 def _schema(transaction: Transaction, base: str) -> pa.Schema:
     """Columns with the types of their values; extension types of the driver as what they are stored as."""
-    found = transaction.schema(f"SELECT * FROM {base}")
+    found = transaction.schema(base)
     return pa.schema([pa.field(field.name, _storage(field.type)) for field in found])
 
 

@@ -1,6 +1,6 @@
 """With whose rights, and under which terms, a bucket is used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -21,3 +21,5 @@ class Access:
     """The account that must own the bucket; requests to another's are refused by S3."""
     kms_key: str | None = None
     """Key for what is written, instead of the bucket's default."""
+    clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """By bucket, of those made so far: building one of boto's takes 0.1 s."""

@@ -5,7 +5,6 @@ Conditions: https://learn.microsoft.com/rest/api/storageservices/specifying-cond
 
 import base64
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from asyncbatch.store.client import (
     Unfinished,
     Upload,
 )
+from asyncbatch.store.clock import StoreClock
 from asyncbatch.store.pieces import WHOLE_BYTES
 
 _MARK = ATTEMPT.replace("-", "_")  # names of metadata are identifiers there
@@ -74,6 +74,7 @@ class AzureClient:
                 hint="copy it again from the portal: Access keys",
             ) from error
         self._container: Any = service.get_container_client(container)
+        self._clock = StoreClock()
 
     @property
     def place(self) -> str:
@@ -118,14 +119,14 @@ class AzureClient:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._errors("listing", prefix):
-            for blob in self._container.list_blobs(name_starts_with=prefix):
+            for blob in self._container.list_blobs(name_starts_with=prefix, raw_response_hook=self._heard):
                 etag = blob.etag.strip('"')
                 yield ObjectInfo(
                     key=blob.name,
                     size_bytes=int(blob.size),
                     version=etag,
                     token=f'"{etag}"',
-                    age_s=time.time() - blob.last_modified.timestamp(),
+                    age_s=self._clock.age_s(blob.last_modified),
                 )
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -148,6 +149,9 @@ class AzureClient:
                 self._container.get_blob_client(key).delete_blob()
         except FileNotFoundError:
             pass
+
+    def _heard(self, response: Any) -> None:
+        self._clock.heard(response.http_response.headers.get("Date"))
 
     @contextmanager
     def _errors(self, doing: str, key: str) -> Iterator[None]:

@@ -2,7 +2,7 @@
 it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
@@ -22,8 +22,8 @@ class Entry:
     version: str
     """Differs when the content was replaced: modification time on disk, ETag or generation in object
     stores."""
-    modified_s: float | None = None
-    """When it was written, seconds since 1970 by the store's clock; None where the store does not tell."""
+    modified_s: float | None = field(default=None, compare=False)
+    """When it was written, seconds since 1970 by this machine's clock; of objects only listings tell, None elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,19 @@ from asyncbatch.store.uri import ObjectUri
 
 
 def connect(uri: ObjectUri, access: Access) -> ObjectClient:
-    """The client of the bucket of `uri`. Looks for credentials, and sends nothing to the bucket.
+    """The client of the bucket of `uri`, one for each `access`. Looks for credentials, and sends nothing to the bucket.
 
     Raises:
         MissingExtraError: the library is not installed; the hint names the extra.
         ConfigError: there are no credentials, or an option that the store does not have.
     """
+    client: ObjectClient | None = access.clients.get(uri.place)
+    if client is None:
+        client = access.clients[uri.place] = _connect(uri, access)
+    return client
+
+
+def _connect(uri: ObjectUri, access: Access) -> ObjectClient:
     if uri.scheme != "s3" and access.bucket_owner is not None:
         raise ConfigError(
             f"{uri.place} has no owner to expect", hint="leave the option out: it is for S3 buckets"

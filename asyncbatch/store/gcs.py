@@ -3,7 +3,6 @@
 Conditions are generations: https://cloud.google.com/storage/docs/request-preconditions
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from asyncbatch.store.client import (
     Unfinished,
     Upload,
 )
+from asyncbatch.store.clock import StoreClock
 from asyncbatch.store.pieces import PIECE_BYTES
 
 _TIMEOUT_S = 60.0
@@ -50,6 +50,11 @@ class GcsClient:
                 " --anonymous reads a public bucket",
             ) from error
         self._client = client
+        self._clock = StoreClock()
+        # The library shows no reply; its session does.
+        client._http.hooks["response"].append(
+            lambda reply, *_, **__: self._clock.heard(reply.headers.get("Date"))
+        )
         payer = client.project if access.requester_pays else None
         self._bucket: Any = client.bucket(bucket, user_project=payer)
 
@@ -118,7 +123,7 @@ class GcsClient:
                     size_bytes=int(blob.size),
                     version=generation,
                     token=generation,
-                    age_s=None if blob.updated is None else time.time() - blob.updated.timestamp(),
+                    age_s=None if blob.updated is None else self._clock.age_s(blob.updated),
                 )
 
     def delete(self, keys: Sequence[str]) -> None:

@@ -313,7 +313,10 @@ class ObjectStore:
 
     def _entry(self, info: ObjectInfo) -> Entry:
         return Entry(
-            name=info.key.removeprefix(self._prefix), size_bytes=info.size_bytes, version=info.version
+            name=info.key.removeprefix(self._prefix),
+            size_bytes=info.size_bytes,
+            version=info.version,
+            modified_s=None if info.age_s is None else time.time() - info.age_s,
         )
 
     def _persist(self, call: Callable[[], T], doing: str) -> T:

@@ -9,8 +9,6 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from asyncbatch.aws import credential_errors
@@ -25,6 +23,7 @@ from asyncbatch.store.client import (
     Unfinished,
     Upload,
 )
+from asyncbatch.store.clock import StoreClock
 
 _DELETED_AT_ONCE = 1000
 _GONE = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
@@ -64,6 +63,7 @@ class S3Client:
         self._access = access
         self._lock = threading.Lock()
         self._client, self._key_id = _client_and_key(access)
+        self._clock = StoreClock()
         self._common: dict[str, Any] = {"Bucket": bucket}
         if access.bucket_owner is not None:
             self._common["ExpectedBucketOwner"] = access.bucket_owner
@@ -80,7 +80,14 @@ class S3Client:
     def head(self, key: str) -> ObjectInfo | None:
         try:
             with self._errors("reading", key):
-                return _info(key, self._client.head_object(Key=key, **self._common))
+                try:
+                    return _info(key, self._client.head_object(Key=key, **self._common))
+                except self._client.exceptions.ClientError as error:
+                    if _status(error) not in (400, 403):
+                        raise
+                    # A reply to HEAD has no body: that to GET says whether it was an expired token, or what else.
+                    self._client.get_object(Key=key, Range="bytes=0-0", **self._common)["Body"].close()
+                    raise UnavailableError(f"{self.place} answered {_status(error)} to HEAD alone") from error
         except FileNotFoundError:
             return None
 
@@ -126,14 +133,14 @@ class S3Client:
         with self._errors("listing", prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Prefix=prefix, **self._common)
             for page in pages:
-                now = _told_at(page)
+                self._clock.heard(page["ResponseMetadata"]["HTTPHeaders"].get("date"))
                 for each in page.get("Contents", ()):
                     yield ObjectInfo(
                         key=each["Key"],
                         size_bytes=int(each["Size"]),
                         version=each["ETag"].strip('"'),
                         token=each["ETag"],
-                        age_s=(now - each["LastModified"]).total_seconds(),
+                        age_s=self._clock.age_s(each["LastModified"]),
                     )
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -179,8 +186,7 @@ class S3Client:
         try:
             yield
         except boto.ClientError as error:
-            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            raise self._refused(_code(error), status, doing, key) from error
+            raise self._refused(_code(error), _status(error), doing, key) from error
         except (
             boto.ConnectionError,  # refused, no such host, TLS: no kind of the next one
             boto.HTTPClientError,
@@ -195,6 +201,8 @@ class S3Client:
             raise ConfigError(f"{self.place} cannot be used: {type(error).__name__}") from error
         except boto.BotoCoreError as error:
             raise self._login(error) from error
+        except RuntimeError as error:  # botocore's, where renewed keys have expired too
+            raise self._expired(f"{doing} {self.place}/{key}") from error
 
     def _refused(self, code: str, status: int, doing: str, key: str) -> Exception:
         """What an error reply means."""
@@ -382,12 +390,8 @@ def _info(key: str, reply: Any) -> ObjectInfo:
     )
 
 
-def _told_at(reply: Any) -> datetime:
-    """When the store answered, by its own clock."""
-    try:
-        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
-    except (KeyError, ValueError):
-        return datetime.now(UTC)
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _code(error: Any) -> str:

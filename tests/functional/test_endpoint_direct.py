@@ -283,3 +283,39 @@ def test_content_types_are_signed_each() -> None:
         assert third[:60] == first[:60]
 
     with_server(test)
+
+
+def test_requests_go_on_and_are_signed_while_keys_are_renewed() -> None:
+    """Those of other tasks: neither unsigned, nor taken for the rehearsal that follows."""
+
+    async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:
+        transport = endpoint._transport
+        renewed = asyncio.create_task(transport.refresh())
+        while not renewed.done():
+            transport._look_again_s = float("-inf")  # type: ignore[attr-defined]  # each asks for the keys of now
+            await endpoint.invoke(PAYLOAD, timeout_s=5)
+        await renewed
+        assert len(server.seen) > 1
+        assert all("authorization" in {name.lower() for name, _ in seen.headers} for seen in server.seen)
+
+    with_server(test, session=boto3.Session("AKIAEXAMPLE", "secret", region_name="us-east-1"))
+
+
+def test_a_rehearsal_is_of_its_own_task_alone() -> None:
+    async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:
+        boto: Any = endpoint._transport._boto  # type: ignore[attr-defined]
+        sent = asyncio.Event()
+
+        async def wait(**_more: object) -> None:
+            if asyncio.current_task() is rehearsal:
+                await sent.wait()
+
+        boto._client.meta.events.register("before-sign.sagemaker-runtime.InvokeEndpoint", wait)
+        rehearsal = asyncio.create_task(boto.rehearse())
+        await asyncio.sleep(0)
+        await boto.invoke(PAYLOAD, timeout_s=5)
+        sent.set()
+        assert (await rehearsal).url
+        assert len(server.seen) == 1
+
+    with_server(test, session=boto3.Session("AKIAEXAMPLE", "secret", region_name="us-east-1"))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import asyncbatch
-from asyncbatch.errors import InputError, OutputError
+from asyncbatch.errors import InputError, OutputError, StorageError
 from asyncbatch.observe.events import Warned
 from asyncbatch.server.background import Background
 from asyncbatch.sink.status import output_status
@@ -20,6 +19,7 @@ from asyncbatch.sink.verify import verify_output
 from asyncbatch.store.access import Access
 from asyncbatch.store.client import ObjectClient
 from asyncbatch.store.connect import connect
+from asyncbatch.store.object import ObjectStore
 from asyncbatch.store.s3 import S3Client
 from asyncbatch.store.uri import parse_uri
 
@@ -114,24 +114,6 @@ def test_young_objects_wait_by_the_clock_of_the_store(bucket: Bucket) -> None:
     assert bucket.run().metrics.rows_in == ROWS
 
 
-def test_ages_are_told_by_the_store_and_not_by_this_machine(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import asyncbatch.store.s3 as s3_client
-
-    bucket.add("1", 1)
-
-    class Wrong(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            raise AssertionError("this machine's clock was asked")
-
-    monkeypatch.setattr(s3_client, "datetime", Wrong)
-    (info,) = bucket.client.list("in/")
-    assert info.age_s is not None
-    assert -2 < info.age_s < 60
-
-
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_a_complete_run_again_reads_no_input(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, kind: str, tmp_path: Path
@@ -158,3 +140,69 @@ def test_a_complete_run_again_reads_no_input(
     bucket.add("4", 4)
     if kind == "folder":
         assert bucket.run(sink).metrics.rows_in == ROWS
+
+
+def test_a_complete_run_again_asks_the_endpoint_nothing_and_the_source_for_its_listing_alone(
+    bucket: Bucket, echo: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        bucket.add(str(number), number)
+    bucket.run()
+    asked = echo.stats()["rows_in"]
+    calls: list[tuple[str, str]] = []
+    for name in ("read", "tail", "head", "put", "upload", "list", "delete"):
+        real = getattr(S3Client, name)
+
+        def noted(
+            self: S3Client, key: Any, *values: Any, _name: str = name, _real: Any = real, **named: Any
+        ) -> Any:
+            calls.append((_name, str(key)))
+            return _real(self, key, *values, **named)
+
+        monkeypatch.setattr(S3Client, name, noted)
+    assert bucket.run().metrics.rows_in == 0
+    assert echo.stats()["rows_in"] == asked
+    assert [each for each in calls if each[1].startswith("in/")] == [("list", "in/")]
+    written = [key for name, key in calls if name in ("put", "upload")]
+    assert all("/lease/" in key or "/tmp/" in key for key in written), written
+    assert len(calls) <= 32, "\n".join(map(str, calls))
+
+
+def test_a_changed_object_is_scored_again_and_takes_the_place_of_the_old(bucket: Bucket) -> None:
+    for number in (1, 2):
+        bucket.add(str(number), number)
+    bucket.run()
+    kept = {each.key: each.version for each in bucket.client.list("out/part-00000000")}
+    bucket.add("2", 7)
+    with pytest.raises(OutputError, match="ETag") as refused:
+        bucket.run()
+    assert "--reprocess" in (refused.value.hint or "")
+    real, breaks = ObjectStore.create_if_absent, iter(range(100))
+
+    def broken(self: ObjectStore, name: str, write: Any) -> bool:
+        if "part-00000002" in name and next(breaks) == 4:  # three that wait; then the second one that goes in
+            raise StorageError("gone")
+        return real(self, name, write)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectStore, "create_if_absent", broken)
+        with pytest.raises(StorageError):
+            bucket.run(reprocess=True)
+    assert not output_status(f"{bucket.base}/out/").finished
+    there = {each.key[9:17] for each in bucket.client.list("out/")}
+    assert there == {"00000000", "00000001", "00000002"}, "not stopped between the two"
+    bucket.run()
+    now = {each.key: each.version for each in bucket.client.list("out/")}
+    assert kept.items() <= now.items()
+    assert {key[9:17] for key in now} == {"00000000", "00000002"}
+    rows = [
+        value
+        for key in now
+        for value in pq.read_table(pa.BufferReader(bucket.client.tail(key, 1 << 20)[0]))[
+            "prediction"
+        ].to_pylist()
+    ]
+    assert sorted(rows) == [1.0] * ROWS + [7.0] * ROWS
+    found = verify_output(f"{bucket.base}/out/")
+    assert found.sound, found.problems
+    assert not list(bucket.client.list("out.asyncbatch/again/"))

@@ -18,8 +18,10 @@ import pytest
 
 import asyncbatch
 from asyncbatch.errors import AsyncBatchError, ConfigError, InputError, OutputError, StorageError
+from asyncbatch.pipeline.api import retry_job
 from asyncbatch.sink.status import output_status
 from asyncbatch.sink.verify import verify_output
+from asyncbatch.store.database.parts import TableParts
 
 SYSTEMS = ("postgresql", "duckdb", "sqlite")
 ROWS = 2_500
@@ -240,8 +242,10 @@ def test_a_table_of_other_columns_is_refused_before_a_row_is_scored(
         said = "no column name"  # its columns take values of any type
         columns = columns.replace("name bigint, ", "")
     database.rows(f"CREATE TABLE scored ({columns})")
-    with pytest.raises(OutputError, match=said):
+    with pytest.raises(OutputError, match=said) as caught:
         run(source, database.uri(table="scored"), mode="append")
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
 
 
 def test_a_dropped_table_is_noticed_on_resume(database: Database, source: Path) -> None:
@@ -290,6 +294,164 @@ def test_vectors_are_arrays_in_postgresql(postgresql: str, tmp_path: Path) -> No
         assert [row[0] for row in cursor.fetchall()] == [[1.0], [2.0, 3.0]]
         cursor.execute("DROP TABLE vectors, asyncbatch_state, asyncbatch_ledger")
         connection.commit()
+
+
+# -- rejects scored again ------------------------------------------------------------------------------------
+
+
+class Model:
+    """Twice `x`; refuses the rows whose `id` is in `refused`, and lies about the others once it is `later`."""
+
+    def __init__(self) -> None:
+        self.refused = set(range(3, ROWS, 250))
+        self.later = 0.0
+
+    def __call__(self, table: pa.Table) -> Any:
+        ids = [round(each * 3) for each in table["x"].to_pylist()]
+        if self.refused & set(ids):
+            raise ValueError("refused")
+        return table["x"].to_numpy() * 2 + self.later
+
+
+def again(sink: str, model: Model, **options: Any) -> asyncbatch.RunReport:
+    module = types.ModuleType("table_model")
+    module.predict = model  # type: ignore[attr-defined]
+    sys.modules["table_model"] = module
+    try:
+        return retry_job(sink, options)
+    finally:
+        del sys.modules["table_model"]
+
+
+def scored(database: Database, later: set[int]) -> list[tuple[Any, ...]]:
+    """What the table has to hold: those `later` were answered by the later model, the refused ones are null."""
+    return [(*each[:3], each[3] + (5000.0 if each[0] in later else 0.0)) for each in expected()]
+
+
+@pytest.mark.parametrize(
+    ("database", "mode"),
+    [("postgresql", "append"), ("duckdb", "append"), ("sqlite", "append"), ("postgresql", "replace")],
+    indirect=["database"],
+)
+def test_rejects_in_a_table_are_scored_again(database: Database, source: Path, mode: str) -> None:
+    sink, model = database.uri(table="scored"), Model()
+    if mode == "append":
+        database.rows(
+            "CREATE TABLE scored (seen text DEFAULT 'new', error text, name text, prediction double precision,"
+            " x double precision, id bigint)"
+        )
+        database.rows("INSERT INTO scored (id, error, seen) VALUES (3, 'failed: another one''s', 'old')")
+    report = run(source, sink, model=model, mode=mode)
+    assert report.exit_code == 3
+    assert report.metrics.rows_rejected == len(model.refused)
+    first, left = set(model.refused), {3, 503, 1003}
+    model.refused, model.later = left, 5000.0
+    report = again(sink, model)
+    assert report.exit_code == 3
+    answered = {each[0]: each for each in database.rows(SELECT) if each[3] is not None}
+    wanted = {each[0]: each for each in scored(database, first) if each[0] not in left}
+    assert answered == wanted, "rows that were answered before stay as they are"
+    found = verify_output(sink)
+    assert found.sound, found.problems
+    assert found.rejects == 3
+    assert output_status(sink).rejects == 3
+    model.refused = set()
+    assert again(sink, model).exit_code == 0
+    rows = [each for each in database.rows(SELECT) if each[1] is not None]
+    assert rows == scored(database, first)
+    assert database.rows("SELECT count(*) FROM scored WHERE error IS NOT NULL") == [(int(mode == "append"),)]
+    assert verify_output(sink).rejects == 0
+    assert again(sink, model).metrics.rows_in == 0
+    assert run(source, sink, model=model, mode=mode).metrics.rows_in == 0
+    if mode == "append":
+        assert database.rows("SELECT seen, count(*) FROM scored GROUP BY seen ORDER BY seen") == [
+            ("new", ROWS),
+            ("old", 1),
+        ]
+    tables = "SELECT count(*) FROM asyncbatch_state WHERE name LIKE 'retry%'"
+    assert database.rows(tables) == [(0,)]
+
+
+def test_rows_that_were_dropped_are_added(database: Database, source: Path) -> None:
+    sink, model = database.uri(table="scored"), Model()
+    run(source, sink, model=model, on_error="drop")
+    first = set(model.refused)
+    assert database.rows("SELECT count(*) FROM scored") == [(ROWS - len(first),)]
+    model.refused, model.later = {3}, 5000.0
+    again(sink, model)
+    assert database.rows(SELECT) == [each for each in scored(database, first) if each[0] != 3]
+    assert verify_output(sink).sound
+
+
+def test_rows_that_hold_the_same_are_answered_each_once(database: Database, tmp_path: Path) -> None:
+    source = tmp_path / "same.parquet"
+    pq.write_table(
+        pa.table({"x": [0.0] * 500 + [1.0, 0.0] * 500, "n": pa.array([None] * 1500, pa.int64())}), source
+    )
+    sink, model = database.uri(table="scored"), Model()
+    model.refused = {3}
+    run(source, sink, model=model)
+    model.refused = set()
+    again(sink, model)
+    assert database.rows("SELECT prediction, count(*) FROM scored GROUP BY 1 ORDER BY 1") == [
+        (0.0, 1000),
+        (2.0, 500),
+    ]
+    assert verify_output(sink).sound
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_rejects_that_somebody_changed_are_named_and_nothing_is_touched(
+    database: Database, source: Path
+) -> None:
+    sink, model = database.uri(table="scored"), Model()
+    run(source, sink, model=model)
+    database.rows("UPDATE scored SET error = 'mine' WHERE id = 1003")
+    before = database.rows(SELECT)
+    model.refused, model.later = set(), 5000.0
+    with pytest.raises(OutputError, match=r"1 of 2 rejected rows of part-.* are not in") as caught:
+        again(sink, model)
+    assert caught.value.exit_code == 2
+    assert "another table" in (caught.value.hint or "")
+    assert [each for each in database.rows(SELECT) if each[0] >= 1000] == [
+        each for each in before if each[0] >= 1000
+    ]
+
+
+@pytest.mark.parametrize("database", ["postgresql", "duckdb"], indirect=True)
+def test_a_retry_into_a_table_that_ends_anywhere_goes_on(
+    database: Database, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of its transactions in turn; what was committed until then is neither lost nor done twice."""
+
+    class Killed(BaseException):
+        pass
+
+    sink, model = database.uri(table="scored"), Model()
+    run(source, sink, model=model)
+    first, model.refused, model.later = set(model.refused), set(), 5000.0
+    real = TableParts.amend
+    for step in range(3):
+        made = iter(range(100))
+
+        def amend(
+            self: TableParts, name: str, *values: Any, _made: Any = made, _step: int = step, **named: Any
+        ) -> None:
+            if next(_made) == 1:
+                raise Killed
+            real(self, name, *values, **named)
+            if _step == 2:
+                raise Killed  # committed, and nobody was told
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TableParts, "amend", amend)
+            with pytest.raises(BaseException):  # noqa: B017, PT011  # what became of it in a task group
+                again(sink, model)
+        done = database.rows("SELECT count(*) FROM scored WHERE prediction >= 5000")
+        assert done == [(2 * (step + 1),)]
+    again(sink, model)
+    assert database.rows(SELECT) == scored(database, first)
+    assert verify_output(sink).sound
 
 
 # -- sources -------------------------------------------------------------------------------------------------
@@ -367,16 +529,19 @@ def test_a_table_that_changed_is_refused_on_resume(filled: Database, tmp_path: P
 def test_what_cannot_be_read_in_a_fixed_order_is_refused(
     filled: Database, tmp_path: Path, parameters: dict[str, str], said: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         run(filled.uri(**parameters), str(tmp_path / "out"))
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
 
 
 # -- bad input -----------------------------------------------------------------------------------------------
 
 
 def test_no_table_is_named(database: Database, source: Path) -> None:
-    with pytest.raises(ConfigError, match="names no table"):
+    with pytest.raises(ConfigError, match="names no table") as caught:
         run(source, database.uri(mode_="x"))
+    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("option", [{"file_size": "1MB"}, {"format": "csv"}, {"overwrite": True}])
@@ -389,6 +554,8 @@ def test_nobody_listens_there(source: Path) -> None:
     with pytest.raises(StorageError, match="cannot connect") as caught:
         run(source, "postgresql://someone:hunter2@127.0.0.1:1/db?table=scored&connect_timeout=2")
     assert "hunter2" not in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert "check host" in (caught.value.hint or "")
 
 
 def test_a_role_without_rights_is_told_which_it_needs(postgresql: str, source: Path) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import threading
+import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -118,6 +120,19 @@ def test_replacing(make: MakeStore) -> None:
         store.replace("a", content(b"three"), expected=first)
     store.replace("a", content(b"four"), expected=store.stat("a"))
     assert read_bytes(other, "a") == b"four"
+
+
+def test_when_a_file_was_written_is_told_by_the_store(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock that a bucket's ages are reckoned by is wrong here by hours, and the store's replies put it right."""
+    store, began = make(), time.time()
+    wrong = types.SimpleNamespace(time=lambda: time.time() - 5_000)
+    monkeypatch.setattr("asyncbatch.store.clock.time", wrong)
+    store.create_if_absent("a", content(b"a"))
+    (entry,) = store.list()
+    assert entry.modified_s is not None
+    assert began - 3 < entry.modified_s < time.time() + 3
 
 
 def test_names_prefixes_and_folders(make: MakeStore) -> None:

@@ -31,7 +31,15 @@ import pytest
 
 import asyncbatch
 from asyncbatch.config import RunConfig
-from asyncbatch.errors import AsyncBatchError, ConfigError, InputError, OutputError, StoppedError
+from asyncbatch.errors import (
+    AsyncBatchError,
+    ConfigError,
+    InputError,
+    OutputError,
+    SourceError,
+    StoppedError,
+    StorageError,
+)
 from asyncbatch.pipeline.api import plan_job, retry_job
 from asyncbatch.server.background import Background
 from asyncbatch.sink.status import output_status
@@ -495,6 +503,50 @@ def test_a_login_that_ends_stops_the_run_and_a_new_one_goes_on(
     proxy.refuse = lambda method, path, headers: None
     report = run(echo, f"{base}/in.parquet", f"{base}/out/")
     assert report.exit_code == 0
+    assert read_folder(base, "out").num_rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "code", "error", "exit_code", "message"),
+    [
+        ("GET", "/in/7.parquet", "ExpiredToken", StoppedError, 75, "the AWS login for s3://.* has expired"),
+        ("GET", "/in/7.parquet", "AccessDenied", SourceError, 1, "access denied while reading s3://.*/in/7"),
+        ("PUT", "/out/part-00000004", "AccessDenied", StorageError, 1, "access denied while writing s3://"),
+    ],
+)
+def test_rights_that_end_while_it_runs_stop_it_and_what_is_committed_stays(
+    method: str,
+    part: str,
+    code: str,
+    error: type[AsyncBatchError],
+    exit_code: int,
+    message: str,
+    base: str,
+    proxy: Proxy,
+    echo: Background,
+) -> None:
+    for number in range(9):
+        put(base, f"in/{number}.parquet", parquet(TABLE.slice(number * 100, 100)))
+    planned = threading.Event()
+
+    def refuse(asked: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        if asked == "PUT" and "/out/part-" in path:
+            planned.set()
+        status = 400 if code == "ExpiredToken" else 403
+        return (status, code) if planned.is_set() and asked == method and part in path else None
+
+    proxy.refuse = refuse
+    slowly = {"row_rate": 400, "chunk_rows": "20", "max_memory": "16MB"}
+    with pytest.raises(error, match=message) as caught:
+        run(echo, f"{base}/in/", f"{base}/out/", **slowly)
+    assert caught.value.exit_code == exit_code
+    assert caught.value.hint
+    there = {info.key: info.version for info in client_of(base).list("out/")}
+    assert there
+    proxy.refuse = lambda method, path, headers: None
+    assert run(echo, f"{base}/in/", f"{base}/out/").exit_code == 0
+    now = {info.key: info.version for info in client_of(base).list("out/")}
+    assert there.items() <= now.items()
     assert read_folder(base, "out").num_rows == ROWS
 
 

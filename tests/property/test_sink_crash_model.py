@@ -309,9 +309,9 @@ def record_goes_first(patch: pytest.MonkeyPatch) -> None:
 def old_rejects_go_first(patch: pytest.MonkeyPatch) -> None:
     finish = Retry._finish_folder
 
-    def early(self: Retry, fresh: Mapping[Block, Any]) -> object:
+    def early(self: Retry, fresh: Mapping[Block, Any], answered: int) -> object:
         self._state.delete(*(entry.name for entry in self._state.list(REJECTS)))
-        return finish(self, fresh)
+        return finish(self, fresh, answered)
 
     patch.setattr(Retry, "_finish_folder", early)
 

@@ -29,8 +29,9 @@ class Transaction:
     Each statement has a cursor of its own: a DuckDB statement that has ingested goes on ingesting.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, system: System) -> None:
         self._connection = connection
+        self._system = system
 
     def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run a statement; the rows that it gives, if any. Parameters are `$1`, `$2` …"""
@@ -49,10 +50,13 @@ class Transaction:
             options = {"db_schema_name": namespace} if namespace else {}
             cursor.adbc_ingest(table, data, mode=mode, **options)
 
-    def schema(self, sql: str) -> "pa.Schema":
-        """Columns that a query gives, without running it to its end."""
+    def schema(self, source: str) -> "pa.Schema":
+        """Columns of a table, or of a query in parentheses, as SQL writes it; no more rows are read than needed.
+
+        PostgreSQL sends all that were asked for, read or not; SQLite's columns have the types of their first rows.
+        """
         with self._connection.cursor() as cursor:
-            cursor.execute(sql)
+            cursor.execute(f"SELECT * FROM {source}" + ("" if self._system == "sqlite" else " LIMIT 0"))
             reader = cursor.fetch_record_batch()
             found: pa.Schema = reader.schema
             reader.close()
@@ -98,7 +102,7 @@ class Connections:
                 connection = self._connect()
             usable = False
             try:
-                yield Transaction(connection)
+                yield Transaction(connection, self.uri.system)
                 connection.commit()
                 usable = True
             except BaseException as error:
@@ -127,7 +131,7 @@ class Connections:
         try:
             connection = driver.connect(self.uri.dsn)
             if self.uri.system == "sqlite":
-                Transaction(connection).rows(f"PRAGMA busy_timeout = {_BUSY_MS}")
+                Transaction(connection, self.uri.system).rows(f"PRAGMA busy_timeout = {_BUSY_MS}")
                 connection.commit()
             return connection
         except Exception as error:

@@ -1,8 +1,8 @@
 """Parts whose rows lie in a table: each is one transaction of its rows and a line of the ledger.
 
-To whoever commits parts this is a store of part files. What `create_if_absent` is given to write is a Parquet file of one
-block; its rows go into the table in bulk, and its footer, which says which block it is, into the ledger. The ledger's
-primary key decides who of several writers wins; a writer whose connection breaks while it commits looks there.
+To whoever looks at parts this is a store of part files. The rows of a block go into the table in bulk, and the footer that
+its Parquet file would have, which says which block it is, into the ledger. The ledger's primary key decides who of several
+writers wins; a writer whose connection breaks while it commits looks there.
 """
 
 import io
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from asyncbatch.errors import OutputError, StorageError
-from asyncbatch.store.base import Entry, Store, Swap, Write
+from asyncbatch.store.base import Entry, Store, Swap, Write, replaced_meanwhile
+from asyncbatch.store.database.amending import amend_rows
 from asyncbatch.store.database.connections import Connections, Transaction
 from asyncbatch.store.database.state import STATE, make_table, table_exists, written
 from asyncbatch.store.database.types import check_types, compare_columns, widened
@@ -78,7 +79,7 @@ class TableParts:
                     hint="--mode append adds rows to it, --mode replace puts a new table in its place when it is complete",
                 )
             if there and self._mode == "append":
-                compare_columns(schema, transaction.schema(f"SELECT * FROM {self._uri.named}"), self._uri)
+                compare_columns(schema, transaction.schema(self._uri.named), self._uri)
         check_types(self._connections, schema)
 
     def make_target(self, schema: "pa.Schema") -> None:
@@ -191,10 +192,18 @@ class TableParts:
         return None
 
     def create_if_absent(self, name: str, write: Write) -> bool:
-        """Rows and line in one transaction; the ledger's primary key lets one writer win."""
+        """See `create_rows`, of a part as a Parquet file."""
         import pyarrow.parquet as pq
 
         content = written(write)
+        return self.create_rows(name, pq.read_table(io.BytesIO(content)), lambda file: file.write(content))
+
+    def create_rows(self, name: str, table: "pa.Table", write: Write) -> bool:
+        """Rows and line in one transaction; the ledger's primary key lets one writer win.
+
+        Args:
+            write: writes a part with the footer for the ledger; its rows are not looked at.
+        """
         attempt = uuid.uuid4().hex
         try:
             with self._connections.transaction() as transaction:
@@ -203,13 +212,11 @@ class TableParts:
                     self._sink,
                     name,
                     attempt,
-                    len(content),
-                    _footer_of(content),
+                    table.nbytes,
+                    _footer_of(written(write)),
                 )
-                if won:
-                    table = pq.read_table(io.BytesIO(content))
-                    if table.num_rows:
-                        self._insert(transaction, table)
+                if won and table.num_rows:
+                    self._insert(transaction, table)
         except StorageError:
             # Committed or not: whether the line is there decides; a database that is gone raises again.
             there = self.stat(name)
@@ -221,8 +228,55 @@ class TableParts:
     def replace(self, name: str, write: Write, *, expected: Entry | None = None) -> None:
         """A table has no rows of one part that could be told from the others'."""
         raise OutputError(
-            f"rows of {self.root} cannot be replaced", hint="score the rejected rows into another table"
+            f"rows of {self.root} cannot be replaced part by part", hint="--mode replace writes a new table"
         )
+
+    def amend(
+        self,
+        name: str,
+        write: Write,
+        *,
+        expected: Entry,
+        before: "pa.Table",
+        after: "pa.Table",
+        added: "pa.Table",
+        marker: str,
+    ) -> None:
+        """Change rows of a part, and add some, and say in the ledger what it is from then on: in one transaction.
+
+        Args:
+            write: writes a part with the new footer; its rows are not looked at.
+            expected: the part as it was.
+            before: some columns of the rows that change, as they are in the table; see `amend_rows`.
+            after: other columns of the same rows.
+            added: whole rows.
+            marker: a column of `before`, null in no row that changes.
+
+        Raises:
+            StorageError: the part is not what was expected, or the database refuses.
+            OutputError: a row that is to be changed is not there.
+        """
+        with self._connections.transaction() as transaction:
+            if not transaction.rows(
+                f"UPDATE {self._ledger} SET attempt = $1, footer = $2"
+                " WHERE sink = $3 AND part = $4 AND attempt = $5 RETURNING part",
+                uuid.uuid4().hex,
+                _footer_of(written(write)),
+                self._sink,
+                name,
+                expected.version,
+            ):
+                raise replaced_meanwhile(f"{self.root}: {name}")
+            if before.num_rows:
+                found = amend_rows(transaction, self._uri, before, after, marker=marker)
+                if found != before.num_rows:
+                    raise OutputError(
+                        f"{before.num_rows - found:,} of {before.num_rows:,} rejected rows of {name} are not in"
+                        f" {self.root} as they were written",
+                        hint="they were changed or removed since: score them into another table",
+                    )
+            if added.num_rows:
+                self._insert(transaction, added)
 
     def swap(self, swaps: Sequence[Swap]) -> bool:
         """See `replace`."""
@@ -240,11 +294,8 @@ class TableParts:
         """A transaction leaves nothing unfinished."""
 
     def below(self, folder: str) -> "Store":
-        """A retry's place; tables have none."""
-        raise OutputError(
-            f"the rejects of {self.root} cannot be scored again in place",
-            hint="run with those rows as the input into another table, or with --mode append",
-        )
+        """See `replace`."""
+        raise OutputError(f"{self.root} has no folders", hint="name a folder as SINK")
 
     def remove_empty_folders(self) -> None:
         """There are none."""
@@ -265,7 +316,7 @@ class TableParts:
         namespace = self._uri.namespace
         if self._mode == "append" and self._uri.system != "sqlite":
             if self._columns is None:
-                self._columns = transaction.schema(f"SELECT * FROM {self._uri.named}")
+                self._columns = transaction.schema(self._uri.named)
             table = widened(table, self._columns)
         if self._mode == "append" and self._uri.system == "duckdb":
             # Its bulk ingest wants every column of the table.

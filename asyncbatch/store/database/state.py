@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from asyncbatch.errors import OutputError, StorageError
-from asyncbatch.store.base import Entry, Store, Swap, Write
+from asyncbatch.errors import StorageError
+from asyncbatch.store.base import Entry, Swap, Write
 from asyncbatch.store.database.connections import Connections, Transaction
 from asyncbatch.store.database.uri import DatabaseUri, qualified
 
@@ -17,8 +17,10 @@ STATE = "asyncbatch_state"
 class DatabaseState:
     """A `Store` of small files as rows `(sink, name, content, version)`."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, prefix: str = "") -> None:
+        """`prefix`: of the names; empty, or ends with a slash."""
         self._connections = connections
+        self._prefix = prefix
         self._uri = connections.uri
         self._table = self._uri.beside(STATE)
         self._sink = self._uri.table
@@ -41,14 +43,18 @@ class DatabaseState:
     def list(self, prefix: str = "") -> list[Entry]:
         """By name; from an index alone."""
         size = "octet_length" if self._uri.system == "duckdb" else "length"
+        start = self._prefix + prefix
         found = self._rows(
             f"SELECT name, {size}(content), version FROM {self._table}"
             " WHERE sink = $1 AND substr(name, 1, CAST($2 AS integer)) = $3 ORDER BY name",
             self._sink,
-            len(prefix),
-            prefix,
+            len(start),
+            start,
         )
-        return [Entry(name=name, size_bytes=size, version=str(version)) for name, size, version in found]
+        return [
+            Entry(name=name.removeprefix(self._prefix), size_bytes=size, version=str(version))
+            for name, size, version in found
+        ]
 
     def stat(self, name: str) -> Entry | None:
         """None if there is no such row."""
@@ -57,7 +63,9 @@ class DatabaseState:
     def open(self, name: str) -> BinaryIO:
         """The content, in memory."""
         found = self._rows(
-            f"SELECT content FROM {self._table} WHERE sink = $1 AND name = $2", self._sink, name
+            f"SELECT content FROM {self._table} WHERE sink = $1 AND name = $2",
+            self._sink,
+            self._prefix + name,
         )
         if not found:
             raise FileNotFoundError(f"{self.root}: {name}")
@@ -74,7 +82,7 @@ class DatabaseState:
             made = transaction.rows(
                 f"INSERT INTO {self._table} VALUES ($1, $2, $3, 1) ON CONFLICT DO NOTHING RETURNING version",
                 self._sink,
-                name,
+                self._prefix + name,
                 content,
             )
         return bool(made)
@@ -86,7 +94,7 @@ class DatabaseState:
             f"INSERT INTO {self._table} AS old VALUES ($1, $2, $3, 1) ON CONFLICT (sink, name)"
             " DO UPDATE SET content = excluded.content, version = old.version + 1"
         )
-        given: list[object] = [self._sink, name, content]
+        given: list[object] = [self._sink, self._prefix + name, content]
         if expected is not None:
             sql += " WHERE old.version = $4"
             given.append(int(expected.version))
@@ -104,7 +112,10 @@ class DatabaseState:
                 content = written(each.write)
                 self._delete(transaction, (*each.removed, each.added))
                 transaction.rows(
-                    f"INSERT INTO {self._table} VALUES ($1, $2, $3, 1)", self._sink, each.added, content
+                    f"INSERT INTO {self._table} VALUES ($1, $2, $3, 1)",
+                    self._sink,
+                    self._prefix + each.added,
+                    content,
                 )
         return True
 
@@ -116,19 +127,18 @@ class DatabaseState:
     def sweep(self, *, live: set[str], dead: set[str], before: float) -> None:
         """A transaction leaves nothing unfinished."""
 
-    def below(self, folder: str) -> "Store":
-        """A retry's place; tables have none."""
-        raise OutputError(
-            f"the rejects of {self.root} cannot be scored again in place",
-            hint="run with those rows as the input into another table, or with --mode append",
-        )
+    def below(self, folder: str) -> "DatabaseState":
+        """Names that begin with `folder`."""
+        return DatabaseState(self._connections, f"{self._prefix}{folder.strip('/')}/")
 
     def remove_empty_folders(self) -> None:
         """There are none."""
 
     def _delete(self, transaction: Transaction, names: Sequence[str]) -> None:
         for name in names:
-            transaction.rows(f"DELETE FROM {self._table} WHERE sink = $1 AND name = $2", self._sink, name)
+            transaction.rows(
+                f"DELETE FROM {self._table} WHERE sink = $1 AND name = $2", self._sink, self._prefix + name
+            )
 
     def _rows(self, sql: str, *parameters: object) -> Sequence[tuple[Any, ...]]:
         """Nothing if nothing was made yet."""
