@@ -17,7 +17,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -43,9 +43,18 @@ _LONGEST_S = 120.0
 class StoreTorture:
     """A server, inputs in a bucket, and processes that are forked from one that has imported everything."""
 
-    def __init__(self, folder: Path, base: str, server: Background, data: Data, rng: random.Random) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: str,
+        environment: Mapping[str, str],
+        server: Background,
+        data: Data,
+        rng: random.Random,
+    ) -> None:
         self._folder = folder
         self._base = base
+        self._environment = environment
         self._server = server
         self._data = data
         self._rng = rng
@@ -90,7 +99,7 @@ class StoreTorture:
         ]  # fmt: skip
         stderr = self._folder / "stderr"
         began = time.monotonic()
-        process = self._context.Process(target=_command, args=(argv, str(stderr)))
+        process = self._context.Process(target=_command, args=(argv, str(stderr), self._environment))
         process.start()
         job.starts += 1
         if phase is not None:
@@ -152,8 +161,11 @@ class StoreTorture:
         return copy
 
 
-def _command(argv: list[str], stderr: str) -> None:
-    """In a process of its own: what `asyncbatch ARGV` does, with small pieces."""
+def _command(argv: list[str], stderr: str, environment: Mapping[str, str]) -> None:
+    """In a process of its own, begun by one that may be older than the emulator: what `asyncbatch ARGV` does, with small
+    pieces.
+    """
+    os.environ.update(environment)
     from asyncbatch.store import pieces
 
     pieces.PIECE_BYTES, pieces.WHOLE_BYTES = 16 * 1024, 20 * 1024
@@ -171,7 +183,9 @@ def tortured(folder: Path, seed: int, store: str = "s3") -> Iterator[StoreTortur
         background(ServeConfig(model="simulated", simulation=simulated)) as server,
     ):
         os.environ.update(emulator.environment)
-        yield StoreTorture(folder, emulator.make("bucket"), server, data, random.Random(seed))
+        yield StoreTorture(
+            folder, emulator.make("bucket"), emulator.environment, server, data, random.Random(seed)
+        )
 
 
 def main() -> None:

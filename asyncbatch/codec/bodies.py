@@ -151,12 +151,9 @@ def load_npy(body: bytes) -> "np.ndarray[Any, Any]":
         UnreadableError: not npy.
     """
     try:
-        array = np.load(io.BytesIO(body), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError) as error:
         raise UnreadableError("it is not an npy array of numbers or text") from error
-    if not isinstance(array, np.ndarray):
-        raise UnreadableError("it is not an npy array of numbers or text")
-    return array
 
 
 def load_arrow(body: bytes) -> pa.Table:

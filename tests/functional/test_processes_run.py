@@ -314,6 +314,8 @@ def test_overwriting_and_being_second(
     code, _, said = ended(idle)
     assert code == 0, said
     assert said.startswith("nothing done: process ")
+    assert waiting.stderr is not None
+    assert b"waiting for process" in waiting.stderr.readline()
     assert waiting.poll() is None
     (tmp_path / "hold").unlink()
     code, out, said = ended(first)
@@ -321,7 +323,6 @@ def test_overwriting_and_being_second(
     assert "scored" in said
     code, _, said = ended(waiting)
     assert code == 0, said
-    assert "waiting for process" in said
     before = (tmp_path / "out.asyncbatch" / "job-000001.json").read_text()
     code, _, said = ended(start(holding("--overwrite")))
     assert code == 0, said
