@@ -4,7 +4,7 @@
 
 Each stage alone, on one core, in CPU time; the least of five. `book-keeping` is a run's middle (queue, gate, controller, metrics,
 breaker, results) around an endpoint and a decoder that do nothing. Writes benchmarks/results/stages.json.
-`--flame` draws a whole run instead (pip install py-spy; apt-get install gcc).
+`--flame` draws a whole run instead (pip install py-spy; apt-get install gcc), as in benchmarks/results/flame.svg.
 """
 
 import argparse
