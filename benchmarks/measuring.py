@@ -13,10 +13,17 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 
 
+def _shown(argument: str) -> str:
+    """As others would give it: no path of this machine."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def surroundings(*libraries: str) -> dict[str, Any]:
     """Where and with what a figure was measured; no host name, no paths."""
     return {
-        "command": " ".join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *map(_shown, sys.argv[1:])]
+        ),
         "commit": _commit(),
         "machine": {
             "cores": os.cpu_count(),
