@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asyncbatch.errors import MissingExtraError, OutputError, StorageError
+from asyncbatch.sink.columns import check_same_columns, table_exists
 from asyncbatch.sink.join import Piece, read_pieces
 from asyncbatch.sink.parts import PartInfo
 from asyncbatch.sink.plan import Plan
@@ -67,19 +68,10 @@ class DeltaTable:
         if there is None or self._mode == "replace":
             return
         if self._mode == "fail":
-            raise OutputError(
-                f"the Delta Lake table {self._uri} exists",
-                hint="--mode append adds rows to it, --mode replace puts new rows in the place of the old in one commit",
-            )
+            raise table_exists(f"the Delta Lake table {self._uri}")
         wanted = {each.name: each.type for each in Schema.from_arrow(schema).fields}
         found = {each.name: each.type for each in there.schema().fields}
-        for name in [*wanted, *(name for name in found if name not in wanted)]:
-            if wanted.get(name) != found.get(name):
-                raise OutputError(
-                    f"column {name!r} is {_named(wanted.get(name))} in the output and {_named(found.get(name))} in"
-                    f" {self._uri}",
-                    hint="--keep, --rename and --prediction-type decide what is written",
-                )
+        check_same_columns(wanted, found, self._uri, named=_named)
 
     def is_there(self) -> bool:
         """Whether there is a table.
@@ -174,7 +166,7 @@ def _app_id(job_id: str) -> str:
 
 
 def _named(kind: object) -> str:
-    return "missing" if kind is None else str(getattr(kind, "type", kind))
+    return str(getattr(kind, "type", kind))
 
 
 def _reader(

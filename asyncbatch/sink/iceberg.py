@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from uuid import uuid4
 
 from asyncbatch.errors import AsyncBatchError, MissingExtraError, OutputError, StorageError
+from asyncbatch.sink.columns import check_same_columns, table_exists
 from asyncbatch.sink.footer import PREFIX
 from asyncbatch.sink.iceberg_types import iceberg_types
 from asyncbatch.sink.join import Piece, join_parquet
@@ -69,7 +70,7 @@ class IcebergTable:
         if table is None:
             return
         if self._mode == "fail":
-            raise self._exists()
+            raise table_exists(f"the Iceberg table {self._name}")
         if not table.spec().is_unpartitioned():
             raise OutputError(
                 f"the Iceberg table {self._name} is partitioned, and only tables without partitions are written",
@@ -113,7 +114,7 @@ class IcebergTable:
                     table.io.delete(path)
                 return
             if self._mode == "fail" and generation == 1 and table.properties.get(_JOB) != plan.job_id:
-                raise self._exists()
+                raise table_exists(f"the Iceberg table {self._name}")
             if written is None:
                 written = self._write(table, plan, generation, store, parts)
             try:
@@ -202,19 +203,7 @@ class IcebergTable:
         converted = schema_to_pyarrow(Catalog._convert_schema_if_needed(schema), include_field_ids=False)
         wanted = {each.name: _kind(each) for each in pa.schema(converted)}
         found = {each.name: _kind(each) for each in _columns(table, ids=False)}
-        for name in [*wanted, *(name for name in found if name not in wanted)]:
-            if wanted.get(name) != found.get(name):
-                raise OutputError(
-                    f"column {name!r} is {wanted.get(name, 'missing')} in the output and"
-                    f" {found.get(name, 'missing')} in the Iceberg table {self._name}",
-                    hint="--keep, --rename and --prediction-type decide what is written",
-                )
-
-    def _exists(self) -> OutputError:
-        return OutputError(
-            f"the Iceberg table {self._name} exists",
-            hint="--mode append adds rows to it, --mode replace puts new rows in the place of the old in one commit",
-        )
+        check_same_columns(wanted, found, f"the Iceberg table {self._name}")
 
     def _load(self, catalog: "Catalog") -> "Table | None":
         from pyiceberg.exceptions import NoSuchTableError

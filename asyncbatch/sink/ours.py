@@ -1,5 +1,7 @@
 """What lies at an output's place before a job begins there: nothing of others is ever written over or removed."""
 
+from collections.abc import Callable
+
 from asyncbatch.errors import OutputError
 from asyncbatch.sink.footer import read_part_footer
 from asyncbatch.sink.layout import (
@@ -20,7 +22,7 @@ from asyncbatch.sink.layout import (
     parse_part_name,
     parse_plan_name,
 )
-from asyncbatch.sink.partitions import check_partition_folder, partition_files
+from asyncbatch.sink.partitions import is_partition_file, partition_files
 from asyncbatch.sink.parts import is_invisible, list_parts
 from asyncbatch.sink.plan import Plan, load_plan
 from asyncbatch.sink.publish import may_replace
@@ -57,21 +59,28 @@ def check_ours(location: SinkLocation, state: Store, parts: Store, target: Store
 def check_no_foreign(location: SinkLocation, parts: Store, target: Store, *, has_plan: bool) -> None:
     """Refuse a folder that holds what asyncbatch did not write; with `--overwrite` too."""
     if location.published == "partitions":
-        check_partition_folder(location.spec, target, has_plan=has_plan)
-    for entry in parts.list():
-        if is_invisible(entry.name):
-            continue
-        named = parse_part_name(entry.name) is not None
-        if named and not has_plan:
-            try:
-                read_part_footer(parts, entry.name)
-            except (OutputError, FileNotFoundError):
-                named = False
-        if not named:
+        _check_all(location, target, lambda name: is_partition_file(target, name, has_plan=has_plan))
+    _check_all(location, parts, lambda name: _is_part(parts, name, has_plan=has_plan))
+
+
+def _check_all(location: SinkLocation, store: Store, is_ours: Callable[[str], bool]) -> None:
+    for entry in store.list():
+        if not is_invisible(entry.name) and not is_ours(entry.name):
             raise OutputError(
                 f"{location.spec} holds {entry.name}, which asyncbatch did not write",
                 hint="choose another output, or move that file; --overwrite removes only what is ours",
             )
+
+
+def _is_part(parts: Store, name: str, *, has_plan: bool) -> bool:
+    if parse_part_name(name) is None:
+        return False
+    if not has_plan:
+        try:
+            read_part_footer(parts, name)
+        except (OutputError, FileNotFoundError):
+            return False
+    return True
 
 
 def wipe(location: SinkLocation, *, state: Store, parts: Store, target: Store) -> Entry | None:

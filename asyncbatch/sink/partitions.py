@@ -295,26 +295,14 @@ def partition_files(target: Store) -> list[str]:
     return [entry.name for entry in target.list() if _NAME.fullmatch(entry.name)]
 
 
-def check_partition_folder(spec: str, target: Store, *, has_plan: bool) -> None:
-    """Refuse a folder that holds what asyncbatch did not write.
-
-    Raises:
-        OutputError: it does.
-    """
-    for entry in target.list():
-        if is_invisible(entry.name):
-            continue
-        ours = _NAME.fullmatch(entry.name) is not None
-        if ours and not has_plan:
-            try:
-                ours = _SOURCE.encode() in (read_raw_footer(target, entry.name).key_values or {})
-            except (OutputError, FileNotFoundError):
-                ours = False
-        if not ours:
-            raise OutputError(
-                f"{spec} holds {entry.name}, which asyncbatch did not write",
-                hint="choose another output, or move that file; --overwrite removes only what is ours",
-            )
+def is_partition_file(target: Store, name: str, *, has_plan: bool) -> bool:
+    """Whether `name` is a file of partition folders; where no plan tells whose, its footer has to say so."""
+    if _NAME.fullmatch(name) is None:
+        return False
+    try:
+        return has_plan or _SOURCE.encode() in (read_raw_footer(target, name).key_values or {})
+    except (OutputError, FileNotFoundError):
+        return False
 
 
 def group_starts(parts: Sequence[PartInfo], stored_bytes: float) -> list[tuple[int, int]]:
