@@ -3,7 +3,7 @@
 The clock is an argument, and waiting is the event loop's: under a virtual clock a load of hours runs in seconds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -325,20 +325,6 @@ def kind_of(refusal: Refusal) -> str:
     head = failure.error_name if failure.error_name and failure.status is None else failure.head
     outcome = refusal.verdict.outcome.value
     return outcome if head == "failed" or head.lower() == outcome else f"{outcome}: {head}"
-
-
-def most_requests(limits: Sequence[Limits], rates: Sequence[float | None]) -> int | None:
-    """Requests of several loads together; None where only the endpoint's speed decides."""
-    total = 0.0
-    for limit, rate in zip(limits, rates, strict=True):
-        seconds = limit.warmup_s + limit.measure_s + limit.cooldown_s
-        if rate is not None:
-            total += rate * seconds
-        elif limit.requests is not None and not limit.warmup_s and not limit.cooldown_s:
-            total += limit.requests
-        else:
-            return None
-    return round(total)
 
 
 _NAN = float("nan")
