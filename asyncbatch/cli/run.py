@@ -27,14 +27,17 @@ asyncbatch run -f job.toml --limit 1000
 SourceArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="SOURCE", help="a file, a folder or a quoted glob: Parquet, CSV, JSON Lines, Arrow"
+        metavar="SOURCE",
+        help="a file, a folder or a quoted glob, here or at s3://, gs://, az:// or https://: Parquet, CSV, JSON Lines, Arrow;"
+        " or a table, such as postgresql://host/db?table=name&order_by=key",
     ),
 ]
 SinkArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="SINK",
-        help="a folder of parts; or one file, if the name ends in .parquet, .csv or .jsonl; or - for stdout",
+        help="a folder of parts; or one file, if the name ends in .parquet, .csv or .jsonl; or - for stdout; at s3://,"
+        " gs:// or az:// likewise, or a table",
     ),
 ]
 FileOption = Annotated[
