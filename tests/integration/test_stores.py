@@ -1,6 +1,7 @@
 """The stores under one suite: this machine's disk, and emulators of S3, Azure and Google Cloud Storage."""
 
 import contextlib
+import io
 import os
 import threading
 import time
@@ -14,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import asyncbatch
 from asyncbatch.errors import OutputError, StorageError
 from asyncbatch.model import InputFile
 from asyncbatch.protocols import Sink
+from asyncbatch.server.background import Background
 from asyncbatch.sink import PartsSink, Plan, load_plan
 from asyncbatch.sink.plan import create_plan
+from asyncbatch.sink.verify import verify_output
 from asyncbatch.store import LocalStore, pieces
 from asyncbatch.store.access import Access
 from asyncbatch.store.base import Store, Swap, read_bytes
@@ -296,3 +300,34 @@ def test_a_store_that_ignores_conditions_is_refused(monkeypatch: pytest.MonkeyPa
         state = store.beside("out.asyncbatch/")
         with pytest.raises(OutputError, match="nothing can be committed there safely"):
             PartsHarness(store, state).open(schema=pa.schema([("a", pa.int64())]), files=(), block_rows=1)
+
+
+@pytest.mark.parametrize("kind", ["az", "gs"])  # S3 has a file of its own: test_stores_runs.py
+def test_a_whole_run_from_a_bucket_into_it(
+    kind: str,
+    emulator_of: Callable[[str], emulators.Emulator],
+    echo: Background,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    emulator = emulator_of(kind)
+    for name, value in emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = emulator.make(f"box-{os.urandom(4).hex()}")
+    uri = parse_uri(f"{bucket}/x")
+    assert uri is not None
+    client = connect(uri, Access())
+    table = pa.table({"x": [float(each) for each in range(300)]})
+    written = io.BytesIO()
+    pq.write_table(table, written)
+    client.put("in/1.parquet", written.getvalue(), condition=None, attempt="")
+    for sink in ("out/", "out.parquet"):
+        report = asyncbatch.run(
+            f"{bucket}/in/", f"{bucket}/{sink}", endpoint=echo.invocations_url, block_rows=100
+        )
+        assert (report.exit_code, report.metrics.rows_out) == (0, 300)
+        found = verify_output(f"{bucket}/{sink}")
+        assert (found.sound, found.rows) == (True, 300)
+    info = client.head("out.parquet")
+    assert info is not None
+    scored = pq.read_table(io.BytesIO(client.read("out.parquet", 0, info.size_bytes)))
+    assert scored["prediction"].to_pylist() == scored["x"].to_pylist() == table["x"].to_pylist()
