@@ -5,7 +5,7 @@ differ. An option that was not given is None.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -32,16 +32,21 @@ def run_defaults() -> dict[str, object]:
     return {name: getattr(PARTS[part](), name) for name, (part, _) in OPTIONS.items()}
 
 
-def with_options(table: Mapping[str, Option], defaults: Mapping[str, object]) -> Callable[[Command], Command]:
+def with_options(
+    table: Mapping[str, Option], defaults: Mapping[str, object], *, hidden: Collection[str] = ()
+) -> Callable[[Command], Command]:
     """Replace `**options` in a command's signature by the options of `table`, in its order.
 
-    Help shows `Option.default_text`, or where that is empty the value in `defaults`.
+    Help shows `Option.default_text`, or where that is empty the value in `defaults`; options in `hidden` are taken
+    and not shown.
     """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         kept = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        added = [_parameter(name, option, defaults[name]) for name, option in table.items()]
+        added = [
+            _parameter(name, option, defaults[name], hidden=name in hidden) for name, option in table.items()
+        ]
         parameters = [*kept, *added]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
         command.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -74,7 +79,7 @@ def default_text(option: Option, default: object) -> str:
     return "" if default in (None, "", ()) or isinstance(default, bool) else str(default)
 
 
-def _parameter(name: str, option: Option, default: object) -> inspect.Parameter:
+def _parameter(name: str, option: Option, default: object, *, hidden: bool) -> inspect.Parameter:
     kind: Any = {"value": str, "flag": bool, "list": list[str]}[option.kind] | None
     said = default_text(option, default)
     information = typer.Option(
@@ -84,6 +89,7 @@ def _parameter(name: str, option: Option, default: object) -> inspect.Parameter:
         metavar=option.metavar or None,
         rich_help_panel=option.panel,
         show_default=False,
+        hidden=hidden,
         autocompletion=_completion(option.choices) if option.choices else None,
     )
     return inspect.Parameter(

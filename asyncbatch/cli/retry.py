@@ -18,12 +18,16 @@ asyncbatch retry scored.parquet --region eu-west-1 --concurrency 4
 """
 
 
-@with_options(run_options(), run_defaults())
+_NOT_FOR_A_RETRY = {"settle", "reprocess", "allow_empty", "shard", "processes", "overwrite"}
+_HIDDEN = _NOT_FOR_A_RETRY | {name for name, option in run_options().items() if option.semantic}
+
+
+@with_options(run_options(), run_defaults(), hidden=_HIDDEN)
 def retry(out: OutArgument, file: FileOption = None, **options: Any) -> int:
     """Score the rejected rows of a finished output again.
 
-    Source, endpoint and all that decides what the output holds are those of the run; give the options of how
-    to connect, and of speed, as there. Blocks with rejects are scored again whole and then replaced: readers
+    Source, endpoint and all that decides what the output holds are those of the run and need not be given again;
+    give the options of how to connect, and of speed, as there. Blocks with rejects are scored again whole and then replaced: readers
     see old rows or new; in a table of a database the rejected rows alone change. The same command goes on where a
     retry was stopped.
 

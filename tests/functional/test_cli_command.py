@@ -97,6 +97,14 @@ def test_help_fits_and_names_are_whole(command: str, columns: str) -> None:
         assert len(line) <= int(columns) or not line.startswith(" " * 7), line
 
 
+def test_help_of_retry_shows_only_what_a_retry_may_be_given() -> None:
+    page = run("retry", "--help").stdout
+    assert all(f" {shown} " in page for shown in ("--region", "--header", "--rate", "--max-errors", "--json"))
+    run_alone = ("--send", "--block-rows", "--body", "--format", "--reprocess", "--shard", "--overwrite")
+    assert not any(f" {hidden} " in page for hidden in run_alone)
+    assert all(f" {shown} " in run("run", "--help").stdout for shown in run_alone)
+
+
 def test_summaries_are_short() -> None:
     listing = run("--help").stdout.partition("Commands\n")[2].partition("\n\n")[0]
     assert listing

@@ -149,6 +149,7 @@ def test_nothing_to_retry_is_a_success(folder: Path) -> None:
     assert score("out") == 0
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     assert main(["retry", "out"]) == 0
+    assert main(["retry", "out", "--send", "x", "--block-rows", str(BLOCK_ROWS)]) == 0  # as in the run
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == files
 
 
