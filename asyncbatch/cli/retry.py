@@ -27,9 +27,9 @@ def retry(out: OutArgument, file: FileOption = None, **options: Any) -> int:
     """Score the rejected rows of a finished output again.
 
     Source, endpoint and all that decides what the output holds are those of the run and need not be given again;
-    give the options of how to connect, and of speed, as there. Blocks with rejects are scored again whole and then replaced: readers
-    see old rows or new; in a table of a database the rejected rows alone change. The same command goes on where a
-    retry was stopped.
+    give the options of how to connect, and of speed, as there. Blocks with rejects are scored again whole and then
+    replaced: readers see old rows or new; in a table of a database the rejected rows alone change. The same command
+    goes on where a retry was stopped.
 
     Exit codes: those of run; 0 also if there was nothing to retry.
     """

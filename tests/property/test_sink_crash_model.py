@@ -5,7 +5,7 @@ Then the same with one step of the protocol broken, which has to be noticed.
 
 import contextlib
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,11 +17,11 @@ from crash_world import STATE, World
 
 from asyncbatch.errors import AsyncBatchError, OutputError, StorageError
 from asyncbatch.model import Block, Reject
-from asyncbatch.sink import ours, output, parts, publish, retrying
+from asyncbatch.sink import ours, output, parts, publish, retry_folder, retrying
 from asyncbatch.sink.layout import ERRORS, MANIFEST, REJECTS, RETRY, SUCCESS, SinkLocation
 from asyncbatch.sink.output import Output
 from asyncbatch.sink.parts import PartsSink
-from asyncbatch.sink.retrying import Retry
+from asyncbatch.sink.retry_attempt import Attempt
 from asyncbatch.store.base import Entry, Store, Swap, Write
 from asyncbatch.store.local import LocalStore
 
@@ -296,24 +296,24 @@ def success_stays_while_parts_are_replaced(patch: pytest.MonkeyPatch) -> None:
 
 
 def record_goes_first(patch: pytest.MonkeyPatch) -> None:
-    for name in ("_finish_folder", "_finish_file"):
-        finish = getattr(Retry, name)
+    for name in ("finish_folder", "finish_file"):
+        finish = getattr(retrying, name)
 
-        def early(self: Retry, fresh: Mapping[Block, object], finish: Any = finish) -> object:
-            self._state.delete(RETRY)
-            return finish(self, fresh)
+        def early(attempt: Attempt, *arguments: Any, finish: Any = finish, **options: Any) -> object:
+            attempt.state.delete(RETRY)
+            return finish(attempt, *arguments, **options)
 
-        patch.setattr(Retry, name, early)
+        patch.setattr(retrying, name, early)
 
 
 def old_rejects_go_first(patch: pytest.MonkeyPatch) -> None:
-    finish = Retry._finish_folder
+    finish = retrying.finish_folder
 
-    def early(self: Retry, fresh: Mapping[Block, Any], answered: int) -> object:
-        self._state.delete(*(entry.name for entry in self._state.list(REJECTS)))
-        return finish(self, fresh, answered)
+    def early(attempt: Attempt, *arguments: Any, **options: Any) -> object:
+        attempt.state.delete(*(entry.name for entry in attempt.state.list(REJECTS)))
+        return finish(attempt, *arguments, **options)
 
-    patch.setattr(Retry, "_finish_folder", early)
+    patch.setattr(retrying, "finish_folder", early)
 
 
 def new_parts_are_not_complete(patch: pytest.MonkeyPatch) -> None:
@@ -321,7 +321,7 @@ def new_parts_are_not_complete(patch: pytest.MonkeyPatch) -> None:
         with store.open(name) as source:
             file.write(source.read(500))
 
-    patch.setattr(retrying, "_copy", half)
+    patch.setattr(retry_folder, "_copy", half)
 
 
 RETRIES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
