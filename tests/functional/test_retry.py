@@ -23,6 +23,9 @@ from asyncbatch.errors import OutputError, StoppedError
 from asyncbatch.pipeline.api import retry_job
 from asyncbatch.server import ServeConfig, SimulationConfig
 from asyncbatch.server.background import Background
+from asyncbatch.sink import retrying
+from asyncbatch.sink.manifest import Manifest
+from asyncbatch.sink.retry_attempt import Attempt, Fresh
 from asyncbatch.sink.retrying import open_retry
 from asyncbatch.sink.status import output_status
 from asyncbatch.sink.verify import verify_output
@@ -174,6 +177,35 @@ def test_a_changed_input_is_refused(folder: Path) -> None:
     pq.write_table(pa.table({"x": [1.0] * ROWS, "t": [""] * ROWS}), folder / "in.parquet")
     with pytest.raises(OutputError, match=r"input .*in\.parquet"):
         retry_job("out", {})
+
+
+@pytest.mark.parametrize("sink", ["out.parquet", "out.csv"])
+def test_a_file_that_others_write_while_it_is_retried_is_left(
+    sink: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(sink)
+    (folder / "mended").touch()
+    finish = retrying.finish_file
+
+    def after_another(attempt: Attempt, fresh: Fresh) -> Manifest:
+        if sink == "out.csv":
+            with Path(sink).open("a") as file:
+                file.write("1,,2,\n")
+        else:  # another tool, which keeps what the footer says of the job
+            said, table = pq.read_metadata(sink).metadata, pq.read_table(sink).slice(1)
+            with pq.ParquetWriter(sink, table.schema) as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata(said)
+        return finish(attempt, fresh)
+
+    monkeypatch.setattr(retrying, "finish_file", after_another)
+    with pytest.raises(OutputError, match=f"{sink} was changed while it was retried"):
+        retry_job(sink, {})
+    theirs = Path(sink).read_bytes()
+    with pytest.raises(OutputError, match=f"{sink} was changed after it was finished"):
+        retry_job(sink, {})
+    assert Path(sink).read_bytes() == theirs
+    assert read(sink).num_rows == ROWS + (1 if sink == "out.csv" else -1)
 
 
 def test_two_retries_at_once_are_refused(folder: Path) -> None:
