@@ -21,9 +21,11 @@ from asyncbatch.model import BatchPayload, BytesPayload, Failure, Payload, Reply
 from asyncbatch.protocols import Endpoint
 from asyncbatch.testing.faults import Fault, FaultFunction, FaultServer, Plan
 
-_PATIENCE_S = 20.0
-_TIMEOUT_S = 5.0
+_PATIENCE_S = 60.0
+_TIMEOUT_S = 20.0
 _SHORT_S = 0.25
+_LATE_S = 5.0
+"""By so much may it end after its timeout on a busy machine; an endpoint that knows no timeout does not end at all."""
 _MANY = 24  # more than any client library's default pool
 
 
@@ -352,8 +354,10 @@ class _ServerChecks:
                 )
                 _promise(took > _SHORT_S * 0.9, f"{fault.name}: given up after {took:.2f} of {_SHORT_S} s")
                 _promise(
-                    took < _SHORT_S + 2.0, f"{fault.name}: given up only after {took:.2f} of {_SHORT_S} s"
+                    took < _SHORT_S + _LATE_S, f"{fault.name}: given up only after {took:.2f} of {_SHORT_S} s"
                 )
+                # On a slow machine the request may have been given up before the server had read it, and begun the plan.
+                self._server.script(then=_GOOD)
                 await endpoint.invoke(_payload(), timeout_s=_TIMEOUT_S)
 
     async def reads_no_further_than_the_bound(self) -> None:
@@ -476,7 +480,7 @@ class _FunctionChecks:
             )
             took = time.monotonic() - started
             _promise(failure.transport is Transport.TIMEOUT, f"a timeout is reported as {failure.transport}")
-            _promise(_SHORT_S * 0.9 < took < _SHORT_S + 2.0, f"given up after {took:.2f} of {_SHORT_S} s")
+            _promise(_SHORT_S * 0.9 < took < _SHORT_S + _LATE_S, f"given up after {took:.2f} of {_SHORT_S} s")
             self._function.release()
 
     async def leaves_nothing_when_cancelled(self) -> None:
