@@ -19,7 +19,7 @@ from asyncbatch.testing.endpoint_function import FunctionChecks
 from asyncbatch.testing.endpoint_server import ServerChecks
 from asyncbatch.testing.faults import FaultFunction, FaultServer
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 async def check_endpoint(

@@ -9,8 +9,10 @@ from asyncbatch.errors import InvocationError
 from asyncbatch.model import Failure, Payload, Reply
 from asyncbatch.protocols import Endpoint
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 20.0
 SHORT_S = 0.25
+LATE_S = 5.0
+"""By so much may it end after its timeout on a busy machine; an endpoint that knows no timeout does not end at all."""
 MANY = 24  # more than any client library's default pool
 
 

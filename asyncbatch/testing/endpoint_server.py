@@ -5,6 +5,7 @@ import time
 
 from asyncbatch.model import BytesPayload, Transport
 from asyncbatch.testing.endpoint_case import (
+    LATE_S,
     MANY,
     SHORT_S,
     TIMEOUT_S,
@@ -208,7 +209,11 @@ class ServerChecks:
                     failure.transport is Transport.TIMEOUT, f"{fault.name} is reported as {failure.transport}"
                 )
                 promise(took > SHORT_S * 0.9, f"{fault.name}: given up after {took:.2f} of {SHORT_S} s")
-                promise(took < SHORT_S + 2.0, f"{fault.name}: given up only after {took:.2f} of {SHORT_S} s")
+                promise(
+                    took < SHORT_S + LATE_S, f"{fault.name}: given up only after {took:.2f} of {SHORT_S} s"
+                )
+                # On a slow machine the request may have been given up before the server had read it, and begun the plan.
+                self._server.script(then=_GOOD)
                 await endpoint.invoke(_payload(), timeout_s=TIMEOUT_S)
 
     async def reads_no_further_than_the_bound(self) -> None:

@@ -1,11 +1,14 @@
 """The command as a person meets it: what it prints, what it exits with, and what it leaves on disk."""
 
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +100,26 @@ def said(stderr: str) -> Said:
     assert not lines[0].endswith("."), stderr
     assert not lines[2].endswith("."), stderr
     return Said(lines[0].removeprefix("asyncbatch: "), lines[2].removeprefix("hint: "))
+
+
+@pytest.fixture
+def hear() -> Callable[["subprocess.Popen[Any]", str], str]:
+    """`hear(process, words)`: what it says on stderr, from now until it has said `words`; `communicate` has the rest.
+
+    For what must come after a process has seen a signal: of two that come while it does not run, it sees one.
+    """
+
+    def hear(process: "subprocess.Popen[Any]", words: str) -> str:
+        assert process.stderr is not None
+        said = b""
+        while words.encode() not in said:
+            # Past the stream's buffer, which `communicate` does not know.
+            piece = os.read(process.stderr.fileno(), 65_536)
+            assert piece, said.decode()
+            said += piece
+        return said.decode()
+
+    return hear
 
 
 @pytest.fixture

@@ -19,27 +19,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """
+import pathlib
 import time
+
+CALLS = []
 
 def score(batch):
     return [0.5] * batch.num_rows
 
-def slow(batch):
-    time.sleep(0.1)
+def held(batch):
+    CALLS.append(batch)
+    while len(CALLS) > 14 and pathlib.Path("hold").exists():
+        time.sleep(0.02)
     return score(batch)
-
-CALLS = []
 
 def stuck(batch):
     CALLS.append(batch)
     if len(CALLS) > 6:
+        pathlib.Path("is_stuck").touch()
         time.sleep(60)
     return score(batch)
 """
 ROWS = 3000
 PACED = ("--chunk-rows", "100", "--block-rows", "256", "--concurrency", "1", "--no-progress")
 
+"""`held` waits for as long as there is a file `hold`, once a part or two may be there; `stuck` answers no block."""
+
 Command = Callable[..., Any]
+Hear = Callable[["subprocess.Popen[str]", str], str]
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +55,7 @@ def folder(tmp_path: Path) -> Path:
     pq.write_table(
         pa.table({"id": range(ROWS), "text": [f"row {n}" for n in range(ROWS)]}), tmp_path / "in.parquet"
     )
+    (tmp_path / "hold").touch()
     return tmp_path
 
 
@@ -134,11 +142,12 @@ def test_a_disk_that_is_surely_too_small_is_refused_before_the_run(
 def test_a_disk_that_fills_up_while_running(
     start: Callable[..., "subprocess.Popen[str]"], command: Command, folder: Path, small_disk: Path
 ) -> None:
-    arguments = ("run", "in.parquet", "disk/out", "-e", "python:paced_model:slow", "--block-rows", "256")
+    arguments = ("run", "in.parquet", "disk/out", "-e", "python:paced_model:held", "--block-rows", "256")
     process = start(*arguments, "--chunk-rows", "100", "--concurrency", "1", "--no-progress")
     until(lambda: len(parts(small_disk)) > 0, process)
     fill(small_disk)
-    _, stderr = process.communicate(timeout=30)
+    (folder / "hold").unlink()
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1, stderr
     said = stderr.splitlines()
     assert said[-3].startswith("asyncbatch: ")
@@ -158,7 +167,7 @@ def test_a_disk_that_fills_up_while_running(
 def test_a_second_run_at_once_names_the_first(
     start: Callable[..., "subprocess.Popen[str]"], command: Command, folder: Path
 ) -> None:
-    arguments = ("run", "in.parquet", "out", "-e", "python:paced_model:slow", *PACED)
+    arguments = ("run", "in.parquet", "out", "-e", "python:paced_model:held", *PACED)
     first = start(*arguments)
     until(lambda: len(parts(folder)) > 0, first)
     second = command(*arguments)
@@ -172,34 +181,40 @@ def test_a_second_run_at_once_names_the_first(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_finishes_open_blocks_and_says_how_to_go_on(
-    start: Callable[..., "subprocess.Popen[str]"], command: Command, folder: Path, number: signal.Signals
+    start: Callable[..., "subprocess.Popen[str]"],
+    command: Command,
+    folder: Path,
+    number: signal.Signals,
+    hear: Hear,
 ) -> None:
-    arguments = ("run", "in.parquet", "out", "-e", "python:paced_model:slow", *PACED)
+    arguments = ("run", "in.parquet", "out", "-e", "python:paced_model:held", *PACED)
     process = start(*arguments)
     until(lambda: len(parts(folder)) > 0, process)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    stderr = hear(process, "stopping: ")
+    (folder / "hold").unlink()
+    stderr += process.communicate(timeout=60)[1]
     assert process.returncode == 75, stderr
     assert f"stopping: {number.name}" in stderr
     assert stderr.splitlines()[-3].startswith("asyncbatch: ")
     assert "the same command" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
     assert 0 < len(parts(folder)) < 12
-    again = command("run", "in.parquet", "out", "-e", "python:paced_model:slow", "--block-rows", "256")
+    again = command("run", "in.parquet", "out", "-e", "python:paced_model:held", "--block-rows", "256")
     assert again.code == 0, again.stderr
     assert pq.read_table(folder / "out")["id"].to_pylist() == list(range(ROWS))
 
 
-def test_two_signals_leave_at_once(start: Callable[..., "subprocess.Popen[str]"], folder: Path) -> None:
+def test_two_signals_leave_at_once(
+    start: Callable[..., "subprocess.Popen[str]"], folder: Path, hear: Hear
+) -> None:
+    """Long before the function returns, after a minute."""
     process = start("run", "in.parquet", "out", "-e", "python:paced_model:stuck", *PACED)
-    until((folder / "out.asyncbatch" / "job-000001.json").exists, process)
-    time.sleep(0.3)
+    until((folder / "is_stuck").exists, process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    stderr = hear(process, "stopping: ")
     process.send_signal(signal.SIGINT)
-    before = time.monotonic()
-    _, stderr = process.communicate(timeout=20)
-    assert time.monotonic() - before < 10
+    stderr += process.communicate(timeout=50)[1]
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert parts(folder) == []

@@ -23,6 +23,7 @@ from asyncbatch.sink.verify import verify_output
 
 Serve = Callable[[ServeConfig], Background]
 Start = Callable[..., "subprocess.Popen[bytes]"]
+Hear = Callable[["subprocess.Popen[bytes]", str], str]
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 6_000
@@ -177,7 +178,7 @@ def test_three_processes_are_one_run(tmp_path: Path, table: pa.Table, serve: Ser
 
 @posix
 def test_a_signal_reaches_all_and_the_same_command_goes_on(
-    tmp_path: Path, table: pa.Table, holding: Callable[..., list[str]], start: Start
+    tmp_path: Path, table: pa.Table, holding: Callable[..., list[str]], start: Start, hear: Hear
 ) -> None:
     process = start(holding())
     wait_for_three(tmp_path, process)
@@ -185,9 +186,10 @@ def test_a_signal_reaches_all_and_the_same_command_goes_on(
     assert seen.state == "at work"
     assert {each.shard for each in seen.holders} == {"0-of-3", "1-of-3", "2-of-3"}
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    heard = hear(process, "stopping: ")
     (tmp_path / "hold").unlink()
     code, _, said = ended(process)
+    said = heard + said
     assert code == 75, said
     assert said.count("stopping: SIGINT received") == 1, said
     assert said.count("the same command goes on") == 1
@@ -250,17 +252,19 @@ def can_be_process_1() -> bool:
 
 @pytest.mark.skipif(not can_be_process_1(), reason="needs util-linux's unshare and the right to use it")
 def test_process_1_of_a_container_passes_signals_on(
-    tmp_path: Path, holding: Callable[..., list[str]], start: Start
+    tmp_path: Path, holding: Callable[..., list[str]], start: Start, hear: Hear
 ) -> None:
     """The second signal, too: the processes leave at once, and no part is torn."""
     outside = start(["unshare", "-p", "-f", *holding("--grace", "1m")])
     wait_for_three(tmp_path, outside)
     inside = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()
     subprocess.run(["kill", "-TERM", *inside], check=True)
-    time.sleep(1)
+    heard = hear(outside, "stopping: ")
+    time.sleep(0.3)
     assert outside.poll() is None, "open blocks have their grace"
     subprocess.run(["kill", "-TERM", *inside], check=True)
-    code, _, said = ended(outside, within_s=20)
+    code, _, said = ended(outside)
+    said = heard + said
     assert code == 130, said
     assert said.count("stopping: SIGTERM received") == 1, said
     assert "Traceback" not in said

@@ -534,10 +534,14 @@ def test_hooks_see_the_run(tmp_path: Path, table: pa.Table, echo: Background) ->
 def test_a_background_run_gives_the_same_answers_with_few_in_flight(
     tmp_path: Path, table: pa.Table, serve: Serve
 ) -> None:
-    server = serve(ServeConfig(model="simulated", simulation=SimulationConfig(a=0.002, b=0.0001, slots=2)))
+    """In the mean, that is: one-row requests come at random times, so some moments see several at once."""
+    slots = 2
+    server = serve(
+        ServeConfig(model="simulated", simulation=SimulationConfig(a=0.004, b=0.0001, slots=slots))
+    )
     report = asyncbatch.run(
         str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=server.invocations_url, no_send="id",
-        background=True, limit=3_000,
+        background=True, chunk_rows="1:4", limit=1_000,
     )  # fmt: skip
-    assert read(tmp_path / "out")["prediction"].to_pylist() == table["x0"].to_pylist()[:3_000]
-    assert report.metrics.in_flight_max <= 4
+    assert read(tmp_path / "out")["prediction"].to_pylist() == table["x0"].to_pylist()[:1_000]
+    assert report.metrics.in_flight_mean <= slots

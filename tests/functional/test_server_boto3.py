@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -164,7 +165,7 @@ def test_no_secret_and_no_name_of_a_row_is_in_the_statistics(echo: Background) -
 def post(
     server: Background, path: str, body: Any, *, method: str = "POST", **headers: str
 ) -> tuple[int, bytes, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
     try:
         sent = {
             "Content-Type": "text/csv",
@@ -205,7 +206,7 @@ def test_a_chunked_body_is_read_and_bounded(echo: Background) -> None:
 
 
 def test_a_client_that_waits_for_permission_to_send_gets_it(echo: Background) -> None:
-    with socket.create_connection((echo.host, echo.port), timeout=5) as connection:
+    with socket.create_connection((echo.host, echo.port), timeout=20) as connection:
         connection.sendall(
             b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 4\r\n"
             b"Expect: 100-continue\r\n\r\n"
@@ -226,9 +227,9 @@ def test_clients_that_leave_or_speak_no_http_leave_no_trace(capfd: pytest.Captur
             b"rowcontent\r\n\r\n",
             b"",
         ):
-            with socket.create_connection((server.host, server.port), timeout=5) as connection:
+            with socket.create_connection((server.host, server.port), timeout=20) as connection:
                 connection.sendall(data)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while server.stats()["outcomes"] != {"disconnected": 1} and time.monotonic() < deadline:
             time.sleep(0.02)
         assert server.stats()["outcomes"] == {"disconnected": 1}
@@ -326,7 +327,7 @@ def test_errors_come_out_of_boto3_under_their_names(kind: str, status: int, name
 def test_a_stopped_server_frees_its_port_and_its_process() -> None:
     with background(ServeConfig(model="echo")) as server:
         assert invoke(client(server), b"1\n")["Body"].read() == b"1\n"
-    started = time.monotonic()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((server.host, server.port), timeout=1)
-    assert time.monotonic() - started < 1
+        socket.create_connection((server.host, server.port), timeout=20)
+    with pytest.raises(ProcessLookupError):
+        os.kill(server.pid, 0)

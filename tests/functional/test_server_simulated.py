@@ -1,6 +1,7 @@
 """The simulated endpoint over HTTP."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections import Counter
@@ -42,6 +43,23 @@ async def ask_many(
         started = time.monotonic()
         replies = await asyncio.gather(*(ask(session, server, body) for body in bodies))
         return replies, server.stats(), time.monotonic() - started
+
+
+async def ask_until_refused(served: ServeConfig, *, requests: int, refused: int) -> Counter[int]:
+    """All at once, to an endpoint that does not end a request in the time of this test; the statuses of the refusals."""
+    async with (
+        serving(served) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        asked = [asyncio.create_task(ask(session, server, b"1\n")) for _ in range(requests)]
+        found: Counter[int] = Counter()
+        for each in itertools.islice(asyncio.as_completed(asked), refused):
+            found[(await each)[0]] += 1
+        assert server.stats()["in_flight"] == requests - refused
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    return found
 
 
 def statuses(served: ServeConfig, bodies: list[bytes]) -> Counter[int]:
@@ -89,8 +107,16 @@ def test_slots_bound_what_is_served_at_once() -> None:
     assert stats["most_in_flight"] == 8
 
 
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stops does not wait long for open requests."""
+    monkeypatch.setattr("asyncbatch.server.running.GRACE_S", 0.1)
+
+
+@pytest.mark.usefixtures("short_grace")
 def test_a_full_queue_refuses_with_503() -> None:
-    assert statuses(config(a=0.25, slots=1, queue=2), [b"1\n"] * 10) == {200: 3, 503: 7}
+    full = config(a=100, slots=1, queue=2)
+    assert asyncio.run(ask_until_refused(full, requests=10, refused=7)) == {503: 7}
 
 
 def test_the_bucket_throttles_with_400_or_429() -> None:
@@ -98,8 +124,9 @@ def test_the_bucket_throttles_with_400_or_429() -> None:
     assert statuses(config(rate=0.01, burst=3, throttle=429), [b"1\n"] * 10) == {200: 3, 429: 7}
 
 
+@pytest.mark.usefixtures("short_grace")
 def test_more_than_max_conc_are_throttled() -> None:
-    assert statuses(config(a=0.4, max_conc=2), [b"1\n"] * 5) == {200: 2, 400: 3}
+    assert asyncio.run(ask_until_refused(config(a=100, max_conc=2), requests=5, refused=3)) == {400: 3}
 
 
 def test_caps_answer_413() -> None:
@@ -272,21 +299,25 @@ def test_what_nobody_foresaw_is_an_internal_failure_without_the_row(
     assert "rowcontent" not in caplog.text + replies[0][1].decode()
 
 
-def test_stopping_does_not_wait_for_a_hanging_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncbatch.server.running.GRACE_S", 0.1)
-
+@pytest.mark.usefixtures("short_grace")
+def test_stopping_does_not_wait_for_a_hanging_request() -> None:
     async def scenario() -> float:
         async with aiohttp.ClientSession() as session:
             async with serving(config(errors={"hang": 1.0})) as server:
                 request = asyncio.create_task(ask(session, server, b"5\n"))
-                await asyncio.sleep(0.05)
+                await until_it_is_there(server)
                 started = time.monotonic()
             stopped = time.monotonic() - started
             with pytest.raises(aiohttp.ClientError):
                 await request
             return stopped
 
-    assert asyncio.run(scenario()) < 2
+    assert asyncio.run(scenario()) < 30  # the request hangs for 60 s
+
+
+async def until_it_is_there(server: Server) -> None:
+    while not server.stats()["in_flight"]:  # noqa: ASYNC110  # nothing tells
+        await asyncio.sleep(0.01)
 
 
 def test_stopping_waits_for_open_requests() -> None:
@@ -294,7 +325,7 @@ def test_stopping_waits_for_open_requests() -> None:
         async with aiohttp.ClientSession() as session:
             async with serving(config(a=0.2)) as server:
                 request = asyncio.create_task(ask(session, server, b"5\n"))
-                await asyncio.sleep(0.05)
+                await until_it_is_there(server)
             return await request
 
     assert asyncio.run(scenario()) == (200, b"5\n")

@@ -25,11 +25,24 @@ from asyncbatch.store.access import Access
 from asyncbatch.store.connect import connect
 from asyncbatch.store.uri import parse_uri
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 ROWS = 1_200
 BLOCK_ROWS = 100
 Rows = Callable[[], list[tuple[int, float]]]
+HOLDING = """
+import pathlib, time
+
+begun = []
+
+def score(batch):
+    begun.append(batch)
+    while len(begun) > 8 and pathlib.Path("hold").exists():
+        time.sleep(0.02)
+    return batch.column(0)
+"""
+"""Waits for as long as there is a file `hold`, once a part or two may be there."""
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +132,19 @@ def test_shards_write_every_row_once(sink: tuple[str, Rows], source: Path, serve
 
 @pytest.mark.parametrize("sink", [pytest.param("s3", marks=pytest.mark.slow), "postgresql"], indirect=True)
 def test_a_process_of_several_is_killed_and_the_same_command_goes_on(
-    sink: tuple[str, Rows], source: Path, server: Background
+    sink: tuple[str, Rows], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where, rows = sink
+    (tmp_path / "holding_model.py").write_text(HOLDING)
+    (tmp_path / "hold").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
     command = [
-        sys.executable, "-m", "asyncbatch", "run", str(source), where, "-e", server.invocations_url, "--no-send", "id",
+        sys.executable, "-m", "asyncbatch", "run", str(source), where, "-e", "python:holding_model:score", "--no-send", "id",
         "--block-rows", str(BLOCK_ROWS), "--chunk-rows", "25", "--concurrency", "4", "--no-progress", "--processes", "2",
     ]  # fmt: skip
     process = subprocess.Popen(
-        [*command, "--row-rate", "250"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
         until = time.monotonic() + 60
@@ -148,6 +162,7 @@ def test_a_process_of_several_is_killed_and_the_same_command_goes_on(
                 victim = holders[0].pid
                 assert status.rows_per_s_now or "://box" not in where, "the bucket's listing tells when"
         os.kill(victim, signal.SIGKILL)
+        (tmp_path / "hold").unlink()
         _, said = process.communicate(timeout=60)
     finally:
         if process.poll() is None:

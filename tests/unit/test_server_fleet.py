@@ -1,7 +1,6 @@
 """Instances, routing, the way, crowding, memory errors and schedules of the simulated endpoint."""
 
 import asyncio
-import time
 from random import Random
 from typing import Any
 
@@ -17,6 +16,7 @@ from asyncbatch.server.fleet import Fleet
 from asyncbatch.server.simulated import SimulatedEndpoint
 from asyncbatch.server.simulation import Admission, Station, crowding, service_time_s
 from asyncbatch.server.work import LineWork
+from asyncbatch.testing.clock import run_with_virtual_clock
 
 
 class Clock:
@@ -35,16 +35,18 @@ def work(rows: int) -> LineWork:
 
 
 async def ask(endpoint: SimulatedEndpoint, rows: int = 1) -> tuple[str, float]:
-    began = time.monotonic()
+    """Status, and seconds of the loop's clock."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
     try:
         await endpoint.serve(work(rows), body_bytes=10 * rows)
     except (ServiceError, ContainerError) as error:
-        return str(error.status), time.monotonic() - began
-    return "200", time.monotonic() - began
+        return str(error.status), clock() - began
+    return "200", clock() - began
 
 
 async def ask_all(config: SimulationConfig, rows: list[int]) -> list[tuple[str, float]]:
-    endpoint = SimulatedEndpoint(config, clock=time.monotonic)
+    endpoint = SimulatedEndpoint(config, clock=asyncio.get_running_loop().time)
     return await asyncio.gather(*(ask(endpoint, each) for each in rows))
 
 
@@ -135,10 +137,10 @@ def test_the_way_takes_its_time_and_so_does_a_refusal() -> None:
         slow_way = SimulationConfig(round_trip_s=0.1, bandwidth=1000, cap_rows=10)
         (status, seconds), (refused, refused_s) = await ask_all(slow_way, [5, 11])
         assert (status, refused) == ("200", "413")
-        assert 0.14 < seconds < 5
-        assert refused_s > 0.1
+        assert seconds == pytest.approx(0.1 + 50 / 1000)
+        assert refused_s == pytest.approx(0.1 + 110 / 1000)
 
-    asyncio.run(scenario())
+    run_with_virtual_clock(scenario)
 
 
 def test_memory_kills_a_slot_until_it_has_restarted() -> None:
@@ -146,10 +148,9 @@ def test_memory_kills_a_slot_until_it_has_restarted() -> None:
         config = SimulationConfig(slots=1, oom_rows=5, oom_delay_s=0.05, oom_restart_s=0.3)
         (died, after_s), (status, seconds) = await ask_all(config, [6, 1])
         assert (died, status) == ("500", "200")
-        assert 0.04 < after_s < seconds
-        assert seconds > 0.28
+        assert (after_s, seconds) == pytest.approx((0.05, 0.3))
 
-    asyncio.run(scenario())
+    run_with_virtual_clock(scenario)
 
 
 def test_what_is_scheduled_changes_from_the_first_request_on() -> None:
@@ -159,25 +160,27 @@ def test_what_is_scheduled_changes_from_the_first_request_on() -> None:
             Change(at_s=0.1, what="instances", value=3),
             Change(at_s=0.1, what="rate", value=1),
         )
-        endpoint = SimulatedEndpoint(SimulationConfig(a=0.02, slots=1, changes=changes), clock=time.monotonic)
+        endpoint = SimulatedEndpoint(
+            SimulationConfig(a=0.02, slots=1, changes=changes), clock=asyncio.get_running_loop().time
+        )
         await asyncio.sleep(0.2)
         assert (await ask(endpoint))[0] == "200"
         assert endpoint.statistics().slots == 1
         await asyncio.sleep(0.12)
         status, seconds = await ask(endpoint)
         assert status == "200"
-        assert seconds > 0.09
+        assert seconds == pytest.approx(5 * 0.02)
         assert endpoint.statistics().slots == 3
         assert (await ask(endpoint))[0] == "400"
 
-    asyncio.run(scenario())
+    run_with_virtual_clock(scenario)
 
 
 def test_more_slots_wake_those_that_wait_and_a_removed_instance_refuses_them() -> None:
     async def scenario() -> None:
         grows = SimulatedEndpoint(
             SimulationConfig(a=0.3, slots=1, changes=(Change(at_s=0.05, what="slots", value=4),)),
-            clock=time.monotonic,
+            clock=asyncio.get_running_loop().time,
         )
         asked = [asyncio.create_task(ask(grows)) for _ in range(3)]
         await asyncio.sleep(0.1)
@@ -190,7 +193,7 @@ def test_more_slots_wake_those_that_wait_and_a_removed_instance_refuses_them() -
             SimulationConfig(
                 a=0.6, slots=1, instances=2, changes=(Change(at_s=0.05, what="instances", value=1),)
             ),
-            clock=time.monotonic,
+            clock=asyncio.get_running_loop().time,
         )
         asked = [asyncio.create_task(ask(shrinks)) for _ in range(4)]
         await asyncio.sleep(0.1)
@@ -199,7 +202,7 @@ def test_more_slots_wake_those_that_wait_and_a_removed_instance_refuses_them() -
         assert statuses == ["200", "200", "200", "200", "503"]
         assert shrinks.statistics().busy == 0
 
-    asyncio.run(scenario())
+    run_with_virtual_clock(scenario)
 
 
 @pytest.mark.parametrize(
