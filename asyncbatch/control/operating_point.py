@@ -62,6 +62,8 @@ class OperatingPoint:
         """Larger chunks were tried and slower."""
         self.flight_cap = math.inf
         """Requests in flight beyond this were refused."""
+        self.cut_s = -math.inf
+        """When something was last undone: requests sent before tell nothing about the limit."""
         self._best: tuple[float, float, float] | None = None  # rate, rows, limit
 
     @property

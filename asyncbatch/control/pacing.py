@@ -16,6 +16,7 @@ class RequestPacer:
     The first refusal comes when the endpoint's burst is used up, so the rate admitted before it is too high an estimate; the
     rate admitted between two refusals is a good one. After a cut the rate returns quickly to just below the rate that was
     refused and from there creeps on (the shape of CUBIC: Ha, Rhee and Xu, SIGOPS Operating Systems Review 42, 2008).
+    Whatever the rate, `hold` keeps every request back for a moment.
     """
 
     _WINDOW_S = 4.0
@@ -23,6 +24,11 @@ class RequestPacer:
     """So long a rate just below the refused one is kept; twice as long once a like rate was refused again."""
 
     def __init__(self) -> None:
+        self._hold_until_s = -math.inf
+        self.forget()
+
+    def forget(self) -> None:
+        """No rate was refused."""
         self._admitted: deque[float] = deque()
         self._since_cut = 0
         self._tokens = 0.0
@@ -35,6 +41,8 @@ class RequestPacer:
 
     def delay(self, now_s: float) -> float:
         """0.0: send (a token is taken); else seconds until a token is there."""
+        if now_s < self._hold_until_s - 1e-9:
+            return self._hold_until_s - now_s
         if self.rate < math.inf:
             elapsed = now_s - self._touched_s
             self._touched_s = now_s
@@ -53,6 +61,10 @@ class RequestPacer:
         admitted.append(now_s)
         self._since_cut += 1
         return 0.0
+
+    def hold(self, until_s: float) -> None:
+        """Send nothing until then."""
+        self._hold_until_s = max(self._hold_until_s, until_s)
 
     def cut(self, now_s: float) -> float:
         """Refused for the request rate: slow down. The rate now allowed."""

@@ -194,6 +194,8 @@ class Simulation:
             self._send(self._ready.popleft() if self._ready else self._cut())
 
     def _wake(self, _: None) -> None:
+        if self._now < self._wake_s - 1e-9:
+            return  # an earlier one came instead: it would only ask again and again beside it
         self._wake_s = math.inf
         self._dispatch()
 

@@ -1,0 +1,67 @@
+"""Which of start-up and cruise drives the setting, and how one gives way to the other."""
+
+from asyncbatch.control.cruise import Cruise
+from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.startup import Phase, Startup
+from asyncbatch.model import Sample
+
+
+class Search:
+    """Start-up until it is done, cruise from then on; start-up again where the endpoint shows itself to be another.
+
+    Args:
+        point: what both of them set.
+        start_rows: size of the first request.
+    """
+
+    def __init__(self, point: OperatingPoint, *, start_rows: int, now_s: float) -> None:
+        self._point = point
+        self._start_rows = start_rows
+        self.startup = Startup(point, start_rows=start_rows, now_s=now_s)
+        self.cruise = Cruise(point, now_s=now_s)
+        self.cruising = False
+
+    def answered(
+        self, sample: Sample, seconds: float, begun_with: int, *, proved: bool, paced_rate: float
+    ) -> None:
+        """A chunk was answered; `proved`: it was the first of a size never tried."""
+        now = sample.finished_s
+        if not self.cruising:
+            self.startup.answered(sample, seconds, begun_with, since_s=self._point.cut_s)
+            self.go_on(now)
+        elif self.cruise.answered(sample, seconds, proved=proved, paced_rate=paced_rate):
+            if self.startup.climb_on(now):
+                self.cruise.explorer.trial = None
+                self.cruising = False
+            else:
+                self.cruise.start(now)
+
+    def go_on(self, now: float) -> None:
+        """Cruise, if start-up has come to its end."""
+        if not self.cruising and self.startup.phase is Phase.DONE:
+            self.cruising = True
+            self.cruise.begin(now)
+
+    def skip(self, now: float) -> None:
+        """A setting is known already."""
+        self.startup.skip()
+        self.go_on(now)
+
+    def stop_growing(self, now: float) -> None:
+        """The requests in flight have met a limit."""
+        if self.cruising:
+            self.cruise.begin(now)
+        else:
+            self.startup.stop_growing(now)
+            self.go_on(now)
+
+    def grow_again(self, now: float) -> None:
+        """Raise the requests in flight anew, from where they are."""
+        self.cruising = False
+        self.startup.again(now)
+
+    def start_anew(self, now: float) -> None:
+        """As if nothing were known."""
+        self.cruise.explorer.reset()
+        self.startup = Startup(self._point, start_rows=self._start_rows, now_s=now)
+        self.cruising = False
