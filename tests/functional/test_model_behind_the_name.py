@@ -66,7 +66,10 @@ def run(
     act: Callable[[Server | Background], Any] = lambda server: None,
     **options: Any,
 ) -> tuple[RunReport, list[object]]:
-    """Run against a server, or one made for it; `act` is called once so many parts are committed, in a thread."""
+    """Run against a server, or one made for it; `act` is called once so many parts are committed.
+
+    A server of this process answers `act` in the loop of the run, so `act` is in a thread; else the run waits for it.
+    """
     events: list[object] = []
 
     async def main() -> RunReport:
@@ -82,6 +85,9 @@ def run(
                 if sum(isinstance(each, PartCommitted) for each in events) == when_parts and isinstance(
                     event, PartCommitted
                 ):
+                    if isinstance(server, Background):
+                        act(server)
+                        return
                     threads.append(threading.Thread(target=act, args=(server,)))
                     threads[-1].start()
 
