@@ -1,5 +1,6 @@
 """The command as a person meets it: what it prints, what it exits with, and what it leaves on disk."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from asyncbatch.cli.main import main
+from asyncbatch.store.local import LocalStore
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Said:
 
 Command = Callable[..., Done]
 Refused = Callable[..., Said]
+KillBefore = Callable[[int], contextlib.AbstractContextManager[list[str]]]
 Scripted = Callable[[str, bytes, int], tuple[int, Mapping[str, str], bytes]]
 """Path, body and number of the request (from 1) to status, headers and body of the reply."""
 
@@ -120,6 +123,39 @@ def hear() -> Callable[["subprocess.Popen[Any]", str], str]:
         return said.decode()
 
     return hear
+
+
+class _Killed(BaseException): ...
+
+
+@pytest.fixture
+def kill_before() -> KillBefore:
+    """`with kill_before(step) as seen:` the process ends before its change number `step` of the disk; 0: never.
+
+    `seen`: the changes there were, each as what is done and the name. Those of a lease do not count.
+    """
+
+    @contextlib.contextmanager
+    def kill_before(step: int) -> Iterator[list[str]]:
+        seen: list[str] = []
+
+        def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+            def change(self: LocalStore, *values: Any, **named: Any) -> Any:
+                what = values[0] if values and isinstance(values[0], str) else ""
+                if values and not what.startswith("lease"):
+                    seen.append(f"{name} {what}")
+                    if len(seen) >= step > 0:
+                        raise _Killed
+                return real(self, *values, **named)
+
+            return change
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("create_if_absent", "replace", "delete", "swap"):
+                patch.setattr(LocalStore, name, counted(name, getattr(LocalStore, name)))
+            yield seen
+
+    return kill_before
 
 
 @pytest.fixture

@@ -268,7 +268,9 @@ def small_disk(folder: Path) -> Iterator[Path]:
     if done.returncode:
         pytest.skip(f"this machine mounts no tmpfs: {done.stderr.decode().strip()}")
     yield mounted
-    subprocess.run(["umount", str(mounted)], check=True)
+    subprocess.run(
+        ["umount", "-l", str(mounted)], check=True
+    )  # also while a file there is still being closed
 
 
 def check_stopped(done: Any, says: str) -> None:

@@ -218,27 +218,32 @@ def test_a_stretch_of_bad_rows_is_not_a_dead_model(tmp_path: Path, port: int) ->
 def test_credentials_that_expire_mid_run_stop_it_until_the_next_login(
     tmp_path: Path, table: pa.Table, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expires_at = time.time() + 1.5
     credentials = (
-        Credential(access_key="AKIAOLD", secret_key="old", expires_at=expires_at),
+        Credential(access_key="AKIAOLD", secret_key="old", expires_at=time.time() + 1_000),
         Credential(access_key="AKIANEW", secret_key="new"),
     )
-    slow = SimulationConfig(a=0.1, slots=100)
+    later_s = 0.0
+
+    def watch(event: object) -> None:
+        nonlocal later_s
+        if isinstance(event, PartCommitted):
+            later_s = 2_000.0
 
     async def scenario() -> RunReport:
-        async with serving(served(port, slow, credentials=credentials)) as server:
+        async with serving(served(port, credentials=credentials)) as server:
             return await asyncbatch.arun(
                 str(tmp_path / "in.parquet"), str(tmp_path / "out"), endpoint=server.name, endpoint_url=server.url,
-                **OPTIONS,
+                hooks=[watch], **OPTIONS,
             )  # fmt: skip
 
+    monkeypatch.setattr("asyncbatch.server.app.EndpointApp._now_s", lambda _: time.time() + later_s)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOLD")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "old")
     with pytest.raises(StoppedError, match="credentials") as caught:
         asyncio.run(scenario())
     assert caught.value.exit_code == 75
     assert "aws sso login" in str(caught.value.hint)
-    assert (tmp_path / "out").is_dir(), "it expired before the run began"
+    monkeypatch.setattr("asyncbatch.server.app.EndpointApp._now_s", lambda _: time.time())
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANEW")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "new")
     report = asyncio.run(scenario())

@@ -1,5 +1,6 @@
 """`--reprocess`: files that changed are scored again, and their new rows take the place of the old ones."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -24,6 +25,7 @@ from asyncbatch.sink.verify import verify_output
 from asyncbatch.store.local import LocalStore
 
 ROWS = 20
+KillBefore = Callable[[int], contextlib.AbstractContextManager[list[str]]]
 
 
 class Input:
@@ -269,32 +271,8 @@ def test_a_retry_takes_no_changed_files(data: Input) -> None:
         retry_job(str(data.out), {"reprocess": True})
 
 
-class Killed(BaseException):
-    """A process that was ended: nothing after this is run."""
-
-
-def killed_before(patch: pytest.MonkeyPatch, step: int) -> list[str]:
-    """End the process before its change number `step` of the disk; the changes there were."""
-    seen: list[str] = []
-
-    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def change(self: LocalStore, *values: Any, **named: Any) -> Any:
-            what = values[0] if values and isinstance(values[0], str) else ""
-            if values and not what.startswith("lease"):
-                seen.append(f"{name} {what}")
-                if len(seen) >= step > 0:
-                    raise Killed
-            return real(self, *values, **named)
-
-        return change
-
-    for name in ("create_if_absent", "replace", "delete", "swap"):
-        patch.setattr(LocalStore, name, counted(name, getattr(LocalStore, name)))
-    return seen
-
-
 def test_killed_before_each_change_the_same_command_goes_on(
-    tmp_path: Path, echo: Background, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, echo: Background, monkeypatch: pytest.MonkeyPatch, kill_before: KillBefore
 ) -> None:
     home = tmp_path / "begun"
     home.mkdir()
@@ -305,8 +283,7 @@ def test_killed_before_each_change_the_same_command_goes_on(
     data.run()
     data.write("1", 7, rows=12)
     shutil.copytree(home, tmp_path / "0")
-    with pytest.MonkeyPatch.context() as patch:
-        seen = killed_before(patch, 0)
+    with kill_before(0) as seen:
         monkeypatch.chdir(tmp_path / "0")
         data.run(reprocess=True)
     assert seen[0] == "create_if_absent job-000002.json"
@@ -314,10 +291,8 @@ def test_killed_before_each_change_the_same_command_goes_on(
     for step in range(1, len(seen) + 1):
         shutil.copytree(home, tmp_path / str(step))
         monkeypatch.chdir(tmp_path / str(step))
-        with pytest.MonkeyPatch.context() as patch:
-            killed_before(patch, step)
-            with pytest.raises(BaseException):  # noqa: B017, PT011  # what became of it in a task group
-                data.run(reprocess=True)
+        with kill_before(step), pytest.raises(BaseException):  # noqa: B017, PT011  # what became of it in a task group
+            data.run(reprocess=True)
         assert data.predictions() in (
             sorted([1.0] * 10 + [2.0] * 10),
             sorted([7.0] * 12 + [2.0] * 10),

@@ -2,7 +2,9 @@
 
 import ast
 import contextlib
+import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import asyncbatch
-from asyncbatch.errors import AsyncBatchError, ConfigError, InputError, OutputError, StorageError
+from asyncbatch.errors import (
+    AsyncBatchError,
+    ConfigError,
+    InputError,
+    OutputError,
+    StoppedError,
+    StorageError,
+)
 from asyncbatch.pipeline.api import retry_job
 from asyncbatch.sink.status import output_status
 from asyncbatch.sink.verify import verify_output
@@ -143,6 +152,22 @@ def expected() -> list[tuple[Any, ...]]:
     ]
 
 
+def stop(source: Path | str, sink: str) -> None:
+    """A run that is interrupted in its midst, as by Ctrl-C, and ends in order before its open blocks do."""
+    calls = itertools.count()
+
+    def interrupting(table: pa.Table) -> Any:
+        number = next(calls)
+        if number == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        if number >= 20:
+            time.sleep(0.5)
+        return double(table)
+
+    with pytest.raises(StoppedError):
+        run(source, sink, model=interrupting, chunk_rows="100", concurrency="1", grace="100ms")
+
+
 SELECT = "SELECT id, x, name, prediction FROM scored ORDER BY id"
 
 
@@ -158,22 +183,8 @@ def test_every_row_is_in_the_table_once_and_exactly(database: Database, source: 
 
 def test_a_stopped_run_goes_on_and_repeats_nothing(database: Database, source: Path) -> None:
     sink = database.uri(table="scored")
-    calls = 0
-
-    def failing(table: pa.Table) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > 20:
-            raise KeyboardInterrupt
-        return double(table)
-
-    with pytest.raises((AsyncBatchError, KeyboardInterrupt)):
-        run(source, sink, model=failing, chunk_rows="100", concurrency="1")
-    for _ in range(50):  # a commit that was under way when the loop was broken off ends by itself
-        done = database.rows("SELECT count(*) FROM scored")[0][0]
-        if output_status(sink).rows_done == done:
-            break
-        time.sleep(0.1)
+    stop(source, sink)
+    done = database.rows("SELECT count(*) FROM scored")[0][0]
     assert done % BLOCK_ROWS == 0
     assert done < ROWS
     assert output_status(sink).rows_done == done
@@ -250,17 +261,7 @@ def test_a_table_of_other_columns_is_refused_before_a_row_is_scored(
 
 def test_a_dropped_table_is_noticed_on_resume(database: Database, source: Path) -> None:
     sink = database.uri(table="scored")
-    calls = 0
-
-    def failing(table: pa.Table) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > 20:
-            raise KeyboardInterrupt
-        return double(table)
-
-    with pytest.raises((AsyncBatchError, KeyboardInterrupt)):
-        run(source, sink, model=failing, chunk_rows="100", concurrency="1")
+    stop(source, sink)
     database.rows("DROP TABLE scored")
     with pytest.raises(OutputError, match="gone"):
         run(source, sink)
@@ -487,17 +488,7 @@ def test_a_query_may_filter_and_compute(filled: Database, tmp_path: Path) -> Non
 
 def test_a_stopped_run_from_a_table_goes_on(filled: Database, tmp_path: Path) -> None:
     spec, sink = filled.uri(table="rows", order_by="id"), tmp_path / "out"
-    calls = 0
-
-    def failing(table: pa.Table) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > 20:
-            raise KeyboardInterrupt
-        return double(table)
-
-    with pytest.raises((AsyncBatchError, KeyboardInterrupt)):
-        run(spec, str(sink), model=failing, chunk_rows="100", concurrency="1")
+    stop(spec, str(sink))
     done = output_status(str(sink)).rows_done
     assert 0 < done < ROWS
     report = run(spec, str(sink))

@@ -136,7 +136,7 @@ def test_when_a_file_was_written_is_told_by_the_store(
     store.create_if_absent("a", content(b"a"))
     (entry,) = store.list()
     assert entry.modified_s is not None
-    assert began - 3 < entry.modified_s < time.time() + 3
+    assert began - 60 < entry.modified_s < time.time() + 60  # 5,000 s by the wrong clock
 
 
 def test_names_prefixes_and_folders(make: MakeStore) -> None:

@@ -380,7 +380,7 @@ def test_a_finished_run_again_is_nothing_to_do_in_a_moment(base: str, echo: Back
     began = time.monotonic()
     assert run(echo, f"{base}/in.parquet", f"{base}/out/").exit_code == 0
     assert echo.stats()["requests"] == sent
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # nothing is waited for: a lease is kept for a minute
 
 
 def test_the_plan_is_created_twice(base: str, proxy: Proxy, echo: Background) -> None:
