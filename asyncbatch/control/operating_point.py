@@ -135,9 +135,8 @@ class OperatingPoint:
         """
         quick = self.limit * _LEAST_S / self.latency_s if self.latency_s > 1e-4 else 0.0
         base = max(6, int(self.limit), int(min(2000.0, quick)))
-        affordable = max(
-            12.0, self.limit * max(1.0, 10.0 / max(1e-3, self.latency_s))
-        )  # about ten seconds' worth
+        # about ten seconds' worth, and two rounds of slow requests
+        affordable = max(6.0, self.limit * max(2.0, 10.0 / max(1e-3, self.latency_s)))
         need = int(min(max(24, 3 * base), max(base, min(affordable, (self.spread / precision) ** 2))))
         self.flight.restart(now_s, from_s=now_s + settle_s, cohort=need)
         return Epoch(from_s=now_s + settle_s, need=need, late_s=_LATE * self.longest_s)

@@ -11,6 +11,10 @@ from asyncbatch.control.service_fit import ServiceFit
 
 _SPACING_S = 0.3
 """Seconds between the requests sent beside a slow one."""
+_DEARER = 0.8
+"""A size that does less than this share of the rows a second of another is too large, if noise does not explain it."""
+_AGAIN = 5
+"""So often a size is tried while noise may explain it."""
 
 
 def power_of_two(rows: float) -> int:
@@ -78,8 +82,13 @@ class RowRamp:
         self._step_sent_s = now_s
         return self.rows
 
-    def answered(self, rows: int, seconds: float, *, max_rows: int) -> None:
-        """A chunk of `rows` took `seconds`; `max_rows` is the most that may be tried."""
+    def answered(self, rows: int, seconds: float, *, max_rows: int, spread: float = 0.2) -> None:
+        """A chunk of `rows` took `seconds`.
+
+        Args:
+            max_rows: the most that may be tried.
+            spread: coefficient of variation of latencies.
+        """
         fit = self._fit
         fit.add(rows, seconds)
         fit.focus(self.rows)
@@ -90,16 +99,19 @@ class RowRamp:
             return
         self._others = 0
         speeds = fit.speeds()
-        best = max(speeds, key=lambda each: each[1])
-        speed = next(s for n, s, _ in reversed(speeds) if n <= rows * 1.2)
+        # the fastest by what is certain: of many single samples one is always lucky
+        best_rows, best, seen_best = max(speeds, key=lambda each: each[1] * math.exp(-spread / math.sqrt(each[2])))
+        speed, seen = next((s, k) for n, s, k in reversed(speeds) if n <= rows * 1.2)
         overhead = fit.overhead(rows)
-        if speed < 0.8 * best[1]:  # dearer by the row than a smaller chunk: noise, or beyond a knee
+        if speed < _DEARER * best:  # by the row, than a smaller chunk: noise, or beyond a knee
             self._again += 1
-            if self._again <= 1:
+            doubt = math.exp(spread * math.sqrt(1 / seen + 1 / seen_best))
+            if self._again <= 1 or (self._goal and self._again < _AGAIN and speed * doubt > _DEARER * best):
                 self._step_sent_s = None
             else:
-                self._stop(int(best[0]))
+                self._stop(int(best_rows))
             return
+        rows = max(rows, self.rows)  # a block's end makes a chunk smaller than the size that was asked for
         self.best_rows = rows
         expected_s = max(seconds, fit.seconds(rows))
         # the line's slope may be noise: a chunk is long only if it also took much longer than the small ones

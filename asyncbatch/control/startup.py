@@ -16,6 +16,8 @@ from asyncbatch.model import Sample
 _START_IN_FLIGHT = 6
 _ALONE_S = 10.0
 """A row ramp that has taken longer goes on beside growing numbers in flight: then round trips are too dear to wait for."""
+_HEADROOM = 1.3
+"""In flight over what the endpoint works on at once: what waits there fills the gaps, and shows new capacity at once."""
 _FASTER = 0.8
 """No request waits less than not at all: latencies below this share of the fit's mean that what it has seen is out of date."""
 
@@ -83,7 +85,8 @@ class Startup:
             return
         idle_s = point.fit.seconds(rows)
         if not self._ramp.done and rows > 1.3 * point.rows:
-            self._ramp.answered(rows, max(seconds - self._waiting_s, 0.6 * seconds), max_rows=point.top_rows)
+            alone_s = max(seconds - self._waiting_s, 0.6 * seconds)
+            self._ramp.answered(rows, alone_s, max_rows=point.top_rows, spread=point.spread)
         else:
             point.latency_s = 0.7 * point.latency_s + 0.3 * seconds
             self._ratio = 0.8 * self._ratio + 0.2 * min(2.0, seconds / max(idle_s, 1e-6))
@@ -173,9 +176,8 @@ class Startup:
         rate = point.limit * point.rows / max(1e-9, point.latency_s)
         queueing = point.queue_factor(point.latency_s, point.rows)
         goal = point.goal_rows(rate, queueing=queueing, paced=False)
+        goal = min(goal, power_of_two(point.rows * point.rounds_left / 3))
         if goal < 1.9 * point.rows or point.fit.gain(point.rows, goal) < 0.05:
-            return False
-        if point.rounds_left < 3 * goal / point.rows:
             return False
         self._ramp.best_rows = int(point.rows)
         self._ramp.extend(goal, max_rows=point.top_rows)
@@ -188,7 +190,7 @@ class Startup:
     def _end_flight(self, now: float, *, little: bool) -> None:
         point = self._point
         point.slots = self._slow.slots()
-        grown, point.limit = point.limit, max(2.0, min(point.limit, 1.3 * point.slots))
+        grown, point.limit = point.limit, max(2.0, min(point.limit, _HEADROOM * point.slots))
         point.latency_s *= point.limit / grown
         self._waiting_s *= point.limit / grown
         point.note(
@@ -215,7 +217,7 @@ class Startup:
         high = float(point.flight_range.high)
         if gain < 0.12 or point.limit >= high or point.rounds_left < 2:
             if gain < 0.1 and self._base is not None:
-                point.limit, point.latency_s = self._base[1], self._base[0].latency_s
+                point.limit, point.latency_s = _HEADROOM * self._base[1], self._base[0].latency_s
             self._begin_climb(now)
             return
         self._base = (measure, point.limit)

@@ -25,6 +25,8 @@ class ThrottleCause:
     def judge(self, in_flight: int, *, tested: float) -> Cause:
         """A request was refused with `in_flight` under way, itself included; `tested` were long answered without refusals."""
         before, self._refused_at = self._refused_at, in_flight
+        if in_flight <= 1:  # none was beside it
+            self.cause = Cause.RATE
         if self.cause is Cause.RATE:
             return self.cause
         fewer = before is not None and in_flight < before

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -206,6 +207,15 @@ class TestPacer:
             now += max(wait, 1e-3)
         assert sent < 10.5 * 10
 
+    def test_holds_everything_back_for_a_moment(self) -> None:
+        pacer = RequestPacer()
+        pacer.hold(2.0)
+        pacer.hold(1.0)
+        assert pacer.delay(0.5) == 1.5
+        pacer.forget()
+        assert pacer.delay(1.9) > 0
+        assert pacer.delay(2.0) == 0.0
+
     def test_recovers(self) -> None:
         pacer = RequestPacer()
         for k in range(40):
@@ -229,6 +239,11 @@ class TestThrottleCause:
 
     def test_fewer_than_long_worked_is_a_limit_of_the_rate(self) -> None:
         assert ThrottleCause().judge(10, tested=40) is Cause.RATE
+
+    def test_with_none_beside_it_it_is_the_rate(self) -> None:
+        assert ThrottleCause().judge(1, tested=0) is Cause.RATE
+        cause = ThrottleCause()
+        assert [cause.judge(in_flight, tested=0) for in_flight in (2, 2, 1)][-1] is Cause.RATE
 
 
 class TestRamp:
@@ -258,6 +273,34 @@ class TestRamp:
         sizes = self._sizes(0.05, 0.0001, limit=200)
         assert sum(size > 200 for size in sizes) == 1
         assert sizes[-1] <= 200
+
+    def _beside(self, seconds: Callable[[int], float], *, cut: float = 1.0, spread: float = 0.2) -> RowRamp:
+        """A ramp that goes on beside other requests, from 64 rows; chunks are `cut` times as large as asked for."""
+        ramp = RowRamp(fit=ServiceFit(), start_rows=64, enough_s=0.4, slow_s=2.0)
+        for rows in (16, 64):
+            ramp.answered(rows, 0.2 + 0.001 * rows, max_rows=65_536)
+        ramp.best_rows = 64
+        ramp.extend(4096, max_rows=65_536)
+        for _ in range(40):
+            if (wanted := ramp.take(0.0, patience_s=1.0)) is None:
+                break
+            rows = round(cut * wanted)
+            ramp.answered(rows, seconds(rows), max_rows=65_536, spread=spread)
+        return ramp
+
+    def test_the_end_of_a_block_does_not_end_the_climb(self) -> None:
+        assert self._beside(lambda rows: 0.2 + 0.001 * rows, cut=0.9).best_rows == 4096
+
+    def test_one_slow_answer_of_many_uneven_ones_does_not_end_the_climb(self) -> None:
+        for times, reached in ((2, 4096), (20, 256)):
+            slow = [times]
+
+            def seconds(rows: int, slow: list[int] = slow) -> float:
+                spike = 2.5 if rows > 256 and slow[0] > 0 else 1.0
+                slow[0] -= rows > 256
+                return spike * (0.2 + 0.001 * rows)
+
+            assert self._beside(seconds, spread=0.6).best_rows == reached
 
     def test_powers_of_two(self) -> None:
         assert [power_of_two(rows) for rows in (0.3, 1, 7.9, 8, 1000)] == [1, 1, 4, 8, 512]
