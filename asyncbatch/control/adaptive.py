@@ -33,6 +33,8 @@ _MANY_TIMEOUTS = 3
 _ROUNDS = 6
 """Where chunks are made larger because of a throttle, so many are left for each of the requests in flight."""
 
+_SUCCESS, _FIRST, _RETRY = Outcome.SUCCESS, Kind.FIRST, Kind.RETRY
+"""Reading a member from its class is a call into Python until 3.12."""
 _LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
@@ -171,22 +173,23 @@ class AdaptiveController:
         self._point.remaining = rows
 
     def record(self, sample: Sample) -> None:
-        now, outcome, point = sample.finished_s, sample.outcome, self._point
-        begun_with = point.flight.finish(sample.started_s, now)
-        success = outcome is Outcome.SUCCESS
+        rows, _, started_s, now, outcome, kind = sample
+        point = self._point
+        begun_with = point.flight.finish(started_s, now)
+        success = outcome is _SUCCESS
         if success:
-            if sample.rows < 0.8 * point.rows:
+            if rows < 0.8 * point.rows:
                 self._smaller_ok += 1
             else:
                 self._successes = 0.98 * self._successes + 1
                 self._failures *= 0.98
-        kind = sample.kind
-        if kind is not Kind.FIRST and kind is not Kind.RETRY:
+        if kind is not _FIRST and kind is not _RETRY:
             return
+        limit = point.limit
         if success:
             self._open += 1
-        if self._open > point.limit:
-            self._open = point.limit
+        if self._open > limit:
+            self._open = limit
         if success:
             if self._outage.in_a_row and self._outage.answered(sample.rows, now, latency_s=point.latency_s):
                 self._outage_over(now)
@@ -195,7 +198,7 @@ class AdaptiveController:
         if self._trust is not None and not self._believe(sample, now):
             return
         self._calls += 1
-        if self._calls > 60 and self._calls > 4 * point.limit:
+        if self._calls > 60 and self._calls > 4 * limit:
             self._calls //= 2
             self._refusals //= 2
         if success:
@@ -299,7 +302,7 @@ class AdaptiveController:
         seconds = now - sample.started_s
         if seconds < 1e-6:
             seconds = 1e-6
-        proved = self._prover.settled(rows, good=caps.good_rows, now_s=now)
+        proved = self._prover.trying > 0 and self._prover.settled(rows, good=caps.good_rows, now_s=now)
         caps.answered(rows, sample.body_bytes)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.prove(int(point.rows))
