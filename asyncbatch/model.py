@@ -6,6 +6,7 @@ Rows are numbered from 0 within one input file; a range is half open, `[start, s
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -243,8 +244,7 @@ class Chunk(NamedTuple):
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BytesPayload:
+class BytesPayload(NamedTuple):
     """A request body as pieces to be written one after the other, without joining them."""
 
     pieces: tuple[Buffer, ...]
@@ -274,8 +274,7 @@ class WireTimes(NamedTuple):
     """The head of the reply was there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(NamedTuple):
     """A successful reply, not yet decoded."""
 
     body: bytes = b""
@@ -285,7 +284,7 @@ class Reply:
     """What a Python callable returned; then `body` is empty."""
     variant: str = ""
     """`x-Amzn-Invoked-Production-Variant`, where sent."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     """Reply headers, lower-case names; for `plan --show` and `--meta`."""
     times: WireTimes | None = None
     """Where the endpoint can tell."""
@@ -303,7 +302,8 @@ class ChunkResult(NamedTuple):
 class Sample(NamedTuple):
     """What the controller learns of one invocation. Times are of the clock it was given.
 
-    One is made for each request, as are `Chunk` and `ChunkResult`: a tuple takes half the time of a frozen dataclass.
+    One is made for each request, as are payloads, replies, `Chunk` and `ChunkResult`: a tuple takes a third of the time of a
+    frozen dataclass.
     """
 
     rows: int

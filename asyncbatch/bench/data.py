@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOCK_ROWS = 65_536
+_FIRST = Kind.FIRST  # reading it from its class is a call into Python until 3.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +40,14 @@ class Cycle:
 
     def take(self, rows: int) -> Work:
         """The next chunk."""
-        start = (
-            self._at if self._at + rows <= self._size else (self._at + rows) % max(1, self._size - rows + 1)
-        )
-        start = min(start, self._size - rows)
-        self._at = start + rows
+        start = self._at
+        if start + rows > self._size:
+            start = min((start + rows) % max(1, self._size - rows + 1), self._size - rows)
+        self._at = stop = start + rows
         self._chunks += 1
-        return Work(
-            block=self._block,
-            start=start,
-            stop=start + rows,
-            kind=Kind.FIRST,
-            chunk=self._chunks,
-            padded=rows < self._min_rows,
-        )
+        work = Work(self._block, start, stop, _FIRST, self._chunks)
+        work.padded = rows < self._min_rows
+        return work
 
     def fit(self, rows: int, most_bytes: int) -> int:
         """How many rows, up to `rows`, make a body of at most `most_bytes`."""

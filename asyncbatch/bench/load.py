@@ -3,7 +3,7 @@
 The clock is an argument, and waiting is the event loop's: under a virtual clock a load of hours runs in seconds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +29,7 @@ _HOPELESS_REQUESTS, _HOPELESS_S = 20, 3.0
 class Sender(Protocol):
     """Sends one request of so many rows, of the data that is cycled."""
 
-    async def __call__(self, rows: int) -> Answer | Refusal: ...
+    def __call__(self, rows: int) -> Awaitable[Answer | Refusal]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,8 +205,9 @@ class Load:
                 )  # what is late starts at once, but not at the cost of replies
 
     def _may_start(self, intended_s: float) -> bool:
-        measured = self._window.start_s <= intended_s < self._window.stop_s
-        if measured and self._limits.requests is not None and self._measured >= self._limits.requests:
+        window, most = self._window, self._limits.requests
+        measured = window.start_s <= intended_s < window.stop_s
+        if measured and most is not None and self._measured >= most:
             self._end("requests", stop_s=intended_s)
             measured = False
         if intended_s >= self._until_s:
@@ -221,7 +222,8 @@ class Load:
         """Send one request and note it; False if it failed."""
         self._started += 1
         self._in_flight += 1
-        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        if self._in_flight > self._most_in_flight:
+            self._most_in_flight = self._in_flight
         sent_s = self._clock()
         try:
             found = await self._send(self._rows)
@@ -229,14 +231,13 @@ class Load:
             self._in_flight -= 1
         sample = found.sample
         if isinstance(found, Answer):
-            times = found.times
             self._records.add(
                 intended_s=intended_s,
                 sent_s=sent_s,
                 finished_s=sample.finished_s,
                 rows=self._rows,
                 body_bytes=sample.body_bytes,
-                wire=times if times is not None else (_NAN, _NAN, _NAN),
+                wire=found.times,
                 received_s=found.received_s,
             )
             return True
@@ -325,6 +326,3 @@ def kind_of(refusal: Refusal) -> str:
     head = failure.error_name if failure.error_name and failure.status is None else failure.head
     outcome = refusal.verdict.outcome.value
     return outcome if head == "failed" or head.lower() == outcome else f"{outcome}: {head}"
-
-
-_NAN = float("nan")

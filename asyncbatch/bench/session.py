@@ -1,7 +1,7 @@
 """One `bench`: the points one after the other, whatever ends it. What is decided is decided elsewhere; here it is awaited."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -400,8 +400,8 @@ class _CyclingSender:
         self.cycle = cycle
         self._invoker = invoker
 
-    async def __call__(self, rows: int) -> Answer | Refusal:
-        return await self._invoker.invoke(self.cycle.take(rows))
+    def __call__(self, rows: int) -> Awaitable[Answer | Refusal]:
+        return self._invoker.invoke(self.cycle.take(rows))
 
     def describe(self, refusal: Refusal) -> str:
         """What messages may say of it."""

@@ -25,6 +25,8 @@ from asyncbatch.model import ChunkTarget, Kind, Outcome, Sample
 from asyncbatch.units import IntRange
 
 _START_ROWS = 16
+_SUCCESS, _FIRST, _RETRY = Outcome.SUCCESS, Kind.FIRST, Kind.RETRY
+"""Reading a member from its class is a call into Python until 3.12."""
 _LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
@@ -155,18 +157,19 @@ class AdaptiveController:
         self._point.remaining = rows
 
     def record(self, sample: Sample) -> None:
-        now, outcome, point = sample.finished_s, sample.outcome, self._point
-        begun_with = point.flight.finish(sample.started_s, now)
-        success = outcome is Outcome.SUCCESS
+        rows, _, started_s, now, outcome, kind = sample
+        point = self._point
+        begun_with = point.flight.finish(started_s, now)
+        success = outcome is _SUCCESS
         if success:
-            self._oversize.answered(sample.rows)
-        kind = sample.kind
-        if kind is not Kind.FIRST and kind is not Kind.RETRY:
+            self._oversize.answered(rows)
+        if kind is not _FIRST and kind is not _RETRY:
             return
+        limit = point.limit
         if success:
             self._open += 1
-        if self._open > point.limit:
-            self._open = point.limit
+        if self._open > limit:
+            self._open = limit
         if success:
             if self._outage.in_a_row and self._outage.answered(sample.rows, now, latency_s=point.latency_s):
                 self._outage_over(now)
@@ -269,7 +272,7 @@ class AdaptiveController:
         seconds = now - sample.started_s
         if seconds < 1e-6:
             seconds = 1e-6
-        proved = self._prover.settled(rows, good=caps.good_rows, now_s=now)
+        proved = self._prover.trying > 0 and self._prover.settled(rows, good=caps.good_rows, now_s=now)
         caps.answered(rows, sample.body_bytes)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.prove(int(point.rows))

@@ -11,6 +11,7 @@ from asyncbatch.model import Outcome
 _WINDOW = 20
 _CHUNKS = 5
 _SINGLES = 3
+_SUCCESS = Outcome.SUCCESS  # reading it from its class is a call into Python until 3.12
 _AWAY = frozenset({Outcome.UNAVAILABLE, Outcome.NOT_READY, Outcome.FAILED, Outcome.TIMEOUT, Outcome.REJECTED})
 
 
@@ -26,20 +27,16 @@ class Breaker:
         self._max_outage_s = max_outage_s
         self._last_alive_s = started_s
         self._recent: deque[tuple[Outcome, int, int]] = deque(maxlen=_WINDOW)
-        self._open = False
+        self.is_open = False
         self._probes = 0
         self._next_probe_s = 0.0
         self._asked = False
 
-    @property
-    def is_open(self) -> bool:
-        return self._open
-
     def record(self, outcome: Outcome, *, chunk: int, rows: int, now_s: float) -> None:
         """An invocation of `rows` rows that belongs to the originally cut `chunk` has finished."""
-        if outcome is Outcome.SUCCESS:
+        if outcome is _SUCCESS:
             self._recent.clear()
-            self._open = False
+            self.is_open = False
             self._probes = 0
             self._last_alive_s = now_s
             return
@@ -50,14 +47,14 @@ class Breaker:
         if outcome not in _AWAY and not refused_alone:
             return
         self._recent.append((outcome, chunk, rows))
-        if self._open:
+        if self.is_open:
             if not self._asked:
                 return  # it was under way when the breaker opened: no probe, and no reason to wait longer
             self._asked = False
             self._probes += 1
             self._next_probe_s = now_s + min(10.0, 0.5 * 2.0 ** min(self._probes, 10))
         elif self._looks_dead():
-            self._open = True
+            self.is_open = True
             self._asked = False
             self._next_probe_s = now_s + (0.5 if self._all_away() else 0.0)
 
@@ -67,7 +64,7 @@ class Breaker:
 
     def pause(self, *, now_s: float, in_flight: int) -> float | None:
         """Seconds until one invocation may be sent while open; 0.0 means now; None: wait for the one in flight."""
-        if not self._open:
+        if not self.is_open:
             return 0.0
         if in_flight:
             return None

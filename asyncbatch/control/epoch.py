@@ -7,6 +7,7 @@ latency is known when the first of them end, an epoch takes little more than one
 import math
 import statistics
 from dataclasses import dataclass
+from operator import mul
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +67,14 @@ class Epoch:
 
     def measure(self, *, mean_in_flight: float, spread: float) -> Measure:
         """The epoch is over. `spread`: that of the epochs before, 0 if unknown; errors are judged by a smoothed one."""
-        samples = self._samples
-        limit = self._CLIP * statistics.median(each for each, _ in samples)
-        clipped = [(min(each, limit), rows) for each, rows in samples]
-        count = len(clipped)
-        rows = sum(rows for _, rows in clipped)
-        seconds = sum(each * rows for each, rows in clipped)
-        mean = sum(each for each, _ in clipped) / count
-        variance = sum((each - mean) ** 2 for each, _ in clipped) / max(1, count - 1)
+        count, of_each = len(self._samples), [rows for _, rows in self._samples]
+        clipped = [each for each, _ in self._samples]
+        limit = self._CLIP * statistics.median(clipped)
+        if max(clipped) > limit:
+            clipped = [min(each, limit) for each in clipped]
+        rows, seconds = sum(of_each), sum(map(mul, clipped, of_each))
+        mean = sum(clipped) / count
+        variance = sum([(each - mean) ** 2 for each in clipped]) / max(1, count - 1)
         found = math.sqrt(variance) / mean
         smooth = 0.7 * spread + 0.3 * found if spread else found
         return Measure(

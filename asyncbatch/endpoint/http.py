@@ -133,11 +133,12 @@ class HttpEndpoint:
         )
         if not 200 <= reply.status < 300:
             raise InvocationError(read_refusal(reply.status, reply.headers, reply.body, aws=False))
+        headers = reply.headers
         return Reply(
             body=reply.body,
-            content_type=reply.headers.get("content-type", ""),
-            variant=reply.headers.get("x-amzn-invoked-production-variant", ""),
-            headers=reply.headers,
+            content_type=headers.get("content-type", ""),
+            variant=headers.get("x-amzn-invoked-production-variant", ""),
+            headers=headers,
             times=reply.times,
         )
 

@@ -99,8 +99,10 @@ class PooledWire:
         if self._closed:
             broken = Broken(transport=Transport.RESET, message="the endpoint is closed")
             raise InvocationError(Failure(transport=broken.transport, message=broken.message))
-        now_s = self._loop.time()
         idle = self._idle
+        if not idle:
+            return None
+        now_s = self._loop.time()
         while idle and now_s - idle[0].idle_since_s > _KEEPALIVE_S:
             idle.popleft().close()
         while idle:

@@ -8,6 +8,7 @@ are split, a reply is either exactly what the framing says (RFC 9112, section 6.
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import httptools
 
@@ -21,8 +22,7 @@ _OVERHEAD = 16
 """Most bytes of chunk framing for each byte of body, beside `_HEAD_BYTES`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WireReply:
+class WireReply(NamedTuple):
     """A complete HTTP reply of any status."""
 
     status: int
@@ -126,13 +126,14 @@ class ReplyReader:
             return
         self._in_body = True
         headers = self._headers
-        coding = headers.get("transfer-encoding", "").lower()
-        if coding not in ("", "chunked"):
+        coding = headers.get("transfer-encoding", "")
+        if coding and coding.lower() != "chunked":
             raise _EnoughError
-        self._until_end = status not in (204, 304) and not coding and "content-length" not in headers
+        length = headers.get("content-length")
+        self._until_end = length is None and not coding and status not in (204, 304)
         if not 200 <= status < 300:
             self._bound = ERROR_BYTES
-        elif not coding and int(headers.get("content-length", "0")) > self._bound:
+        elif length is not None and not coding and int(length) > self._bound:
             self._too_large()
             raise _EnoughError
 
@@ -158,11 +159,11 @@ class ReplyReader:
     # -- the result ------------------------------------------------------------------------------------------------
 
     def _complete(self) -> None:
-        good = 200 <= self._status < 300
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         if len(body) > self._bound:
             body = body[: self._bound]
         if self._decompress and body and (coding := self._headers.get("content-encoding")):
+            good = 200 <= self._status < 300
             plain = _decompressed(body, coding.lower(), bound=self._bound)
             if plain is None and good:
                 self._break(Transport.PROTOCOL, f"its reply is no {coding[:20]}")
@@ -174,7 +175,7 @@ class ReplyReader:
                     self._too_large()
                     return
                 body = body[: self._bound]
-        self.result = WireReply(status=self._status, headers=self._headers, body=body, times=self.times)
+        self.result = WireReply(self._status, self._headers, body, self.times)
 
     def _too_large(self) -> None:
         text = f"the reply is larger than {self._max_reply_bytes:,} bytes"

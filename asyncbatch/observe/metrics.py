@@ -18,6 +18,10 @@ WINDOW_S = 10.0
 """Length of the sliding window behind `rows_per_s_recent`."""
 _SLOT_S = 0.5
 _SLOTS = int(WINDOW_S / _SLOT_S) + 1
+_SUCCESS, _PROBE = (
+    Outcome.SUCCESS,
+    Kind.PROBE,
+)  # reading them from their class is a call into Python until 3.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,15 +139,15 @@ class MetricsCollector:
 
     def finished(self, sample: Sample) -> None:
         """An invocation ended."""
-        rows, _, started_s, finished_s, outcome, kind = sample
+        rows, body_bytes, started_s, finished_s, outcome, kind = sample
         self._in_flight -= 1
         self._outcomes[outcome] += 1
         self._kinds[kind] += 1
-        self._bytes_sent += sample.body_bytes
+        self._bytes_sent += body_bytes
         duration_s = finished_s - started_s
         self._busy_s += duration_s
         self._timeline.finished(sample)
-        if outcome is Outcome.SUCCESS and kind is not Kind.PROBE:
+        if outcome is _SUCCESS and kind is not _PROBE:
             self._latency.add(duration_s)
             self._chunk_rows += rows
             if rows > self._chunk_rows_max:

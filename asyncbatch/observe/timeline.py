@@ -8,6 +8,7 @@ latencies are kept as a histogram until they are asked for.
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from math import floor, log
 
 from asyncbatch.control.binding import Bound
 from asyncbatch.model import Kind, Outcome, Sample
@@ -16,7 +17,10 @@ from asyncbatch.observe.metric import metric
 MOST_POINTS = 600
 _RATIO = 1.04
 _SCALE = 1 / math.log(_RATIO)
+_LOWEST = floor(log(1e-06) * _SCALE)
 _CONGESTED = (Outcome.THROTTLED, Outcome.UNAVAILABLE)
+_PROBE, _SUCCESS, _CANCELLED = Kind.PROBE, Outcome.SUCCESS, Outcome.CANCELLED
+"""Reading a member from its class is a call into Python until 3.12."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +106,20 @@ class Timeline:
 
     def finished(self, sample: Sample) -> None:
         """An invocation ended."""
-        if sample.kind is Kind.PROBE or sample.outcome is Outcome.CANCELLED:
+        rows, _, started_s, finished_s, outcome, kind = sample
+        if kind is _PROBE or outcome is _CANCELLED:
             return
-        stretch = self._at(sample.finished_s)
+        stretch = self._at(finished_s)
         stretch.requests += 1
-        if sample.outcome is Outcome.SUCCESS:
-            rows, seconds = sample.rows, sample.finished_s - sample.started_s
+        if outcome is _SUCCESS:
+            seconds = finished_s - started_s
             stretch.rows += rows
             stretch.chunk_rows += rows
             stretch.successes += 1
-            bucket = math.floor(math.log(max(1e-06, seconds)) * _SCALE)
+            bucket = floor(log(seconds) * _SCALE) if seconds > 1e-06 else _LOWEST
             latencies = stretch.latencies
             latencies[bucket] = latencies.get(bucket, 0) + 1  # Counter's own default is a call into Python
-        elif sample.outcome in _CONGESTED:
+        elif outcome in _CONGESTED:
             stretch.refused += 1
         else:
             stretch.failed += 1
@@ -149,8 +154,9 @@ class Timeline:
     def _at(self, at_s: float) -> _Stretch:
         """The stretch of a moment; a moment before the last stretch counts in the last."""
         unit = int((at_s - self._origin_s) / self._spacing_s)
-        if self._stretches and unit < self._stretches[-1].end:
-            return self._stretches[-1]
+        stretches = self._stretches
+        if stretches and unit < stretches[-1].end:
+            return stretches[-1]
         unit = max(0, unit)
         while not self._stretches or unit >= self._stretches[-1].end:
             if len(self._stretches) >= self._most:

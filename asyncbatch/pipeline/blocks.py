@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+_FIRST = Kind.FIRST  # reading it from its class is a call into Python until 3.12
+
 
 @dataclass(slots=True, eq=False)
 class RefusedHalves:
@@ -100,15 +102,17 @@ class OpenBlock:
 
     def cut(self, *, wanted_rows: int, max_bytes: int, min_rows: int, chunk: int) -> Work:
         """Take the next chunk: equal cuts of what is unsent, within the byte cap, never leaving fewer than `min_rows`."""
-        left = self.unsent_rows
+        encoded, start = self.encoded, self.unsent
+        left = encoded.rows - start
         equal = equal_cut(left, max(wanted_rows, min_rows))
-        rows = self.encoded.fit(self.unsent, equal, max_bytes)
+        rows = encoded.fit(start, equal, max_bytes)
         capped = rows < equal
-        if 0 < left - rows < min_rows:
+        if left - rows < min_rows and rows < left:
             rows = left if left <= wanted_rows + min_rows else max(1, rows - min_rows)
-        start = self.unsent
-        self.unsent = start + rows
-        return Work(block=self, start=start, stop=start + rows, kind=Kind.FIRST, chunk=chunk, capped=capped)
+        self.unsent = stop = start + rows
+        work = Work(self, start, stop, _FIRST, chunk)
+        work.capped = capped
+        return work
 
     def fits(self, work: Work, max_bytes: int) -> bool:
         """Whether the body of `work` has at most `max_bytes`."""
@@ -116,9 +120,7 @@ class OpenBlock:
 
     def answer(self, work: Work, columns: tuple[Values, ...], variant: str) -> None:
         """Rows of `work` are answered; their body bytes are no longer needed."""
-        self.results.append(
-            ChunkResult(chunk=Chunk(start=work.start, stop=work.stop), columns=columns, variant=variant)
-        )
+        self.results.append(ChunkResult(Chunk(work.start, work.stop), columns, variant))
         if variant:
             self.variants[variant] = self.variants.get(variant, 0) + work.rows
         self._settled(work)
@@ -132,5 +134,6 @@ class OpenBlock:
         self._settled(work)
 
     def _settled(self, work: Work) -> None:
-        self.encoded.release(work.start, work.stop)
-        self.unanswered -= work.rows
+        start, stop = work.start, work.stop
+        self.encoded.release(start, stop)
+        self.unanswered -= stop - start

@@ -29,6 +29,8 @@ from asyncbatch.pipeline.invoking import Answer, Invoker, Refusal
 from asyncbatch.pipeline.work import WorkQueue
 from asyncbatch.protocols import Controller
 
+_FIRST, _SUCCESS = Kind.FIRST, Outcome.SUCCESS
+"""Reading a member from its class is a call into Python until 3.12."""
 _LONGEST_WAIT_S = 20.0
 _BASE_S = 0.1
 _THROTTLE_BASE_S = 0.5
@@ -137,63 +139,79 @@ class Flow:
         """
         self._queue = queue
         async with queue, anyio.create_task_group() as self._tasks:
-            self._add_workers()
+            self._add_workers(self._controller.concurrency())
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
-    def _add_workers(self) -> None:
+    def _add_workers(self, limit: int) -> None:
         assert self._tasks is not None
-        while self._workers < self._controller.concurrency():
+        while self._workers < limit:
             self._workers += 1
             self._tasks.start_soon(self._worker)
 
     async def _worker(self) -> None:
+        """Sends one piece of work after the other. It never waits while it could send: so whoever gave back a place in flight
+        takes the next one, and others are woken only where there are more."""
+        gate, metrics, clock, invoke = self._gate, self._metrics, self._clock, self._invoker.invoke
         while (work := await self._next()) is not None:
-            result = await self._invoke(work)
+            metrics.started()
+            started_s = clock()
+            try:
+                result = await invoke(work)
+            except BaseException:
+                gate.in_flight -= 1
+                self._cancelled(work, started_s)
+                raise
+            gate.in_flight -= 1
+            metrics.finished(result.sample)
             if isinstance(result, Answer):
                 self._answered(work, result)
             else:
                 self._refused(work, result)
-            self._after(result.sample, steers=result.steers)
+            if result.steers:
+                self._controller.record(result.sample)
 
     async def _next(self) -> Work | None:
         """The next piece of work, with a place in flight; None when there will be no more."""
+        gate, queue = self._gate, self._work
         while True:
             now_s = self._clock()
-            has_work = self._work.has_work(now_s)
+            has_work = queue.has_work(now_s)
             if not has_work and not self._input_ended:
                 self._admit(now_s)
-                has_work = self._work.has_work(now_s)
+                has_work = queue.has_work(now_s)
             if self._input_ended and self._open_blocks == 0:
                 self._signal.wake_all()
                 return None
             if not has_work:
-                wait_s = self._until(self._work.next_due_s(), now_s)
+                wait_s = self._until(queue.next_due_s(), now_s)
                 self.waits.turn(self._starved_by(), now_s)
-            elif (wait_s := self._gate.closed_for(now_s)) != 0.0:
-                self.waits.turn(self._gate.waits, now_s)
+            elif (wait_s := gate.closed_for(now_s)) != 0.0:
+                self.waits.turn(gate.waits, now_s)
             else:
-                self._gate.in_flight += 1
+                gate.in_flight += 1
                 work = None
                 try:
-                    if self._gate.has_rate:
+                    if self._workers < gate.limit:
+                        self._add_workers(gate.limit)
+                    if gate.has_rate:
                         self.waits.turn(Wait.RATE, now_s)
-                        await self._gate.pass_rate()
+                        await gate.pass_rate()
                         now_s = self._clock()
-                    if self._gate.in_flight < self._gate.limit:
-                        self._signal.wake()
+                    if gate.in_flight < gate.limit:
+                        self._signal.wake()  # who in turn wakes the next, while there is room and work
                     work = self._take(now_s)
                     if work is not None:
-                        if self._gate.rows_at_once is not None:
+                        if gate.rows_at_once is not None:
                             self.waits.turn(Wait.ROW_RATE, now_s)
-                            await self._gate.pass_row_rate(work.rows)
+                            await gate.pass_row_rate(work.rows)
                             now_s = self._clock()
-                        if self._gate.in_flight >= self._gate.limit:
-                            self.waits.turn(self._gate.full, now_s)
+                        if gate.in_flight >= gate.limit:
+                            self.waits.turn(gate.full, now_s)
                         return work
                 finally:
                     if work is None:
-                        self._gate.in_flight -= 1
+                        gate.in_flight -= 1
                 continue
             await self._signal.wait(wait_s)
 
@@ -223,9 +241,9 @@ class Flow:
         )
         if work is None:
             return None
-        if work.block is not None and work.rows < self._min_rows:
+        if work.block is not None and work.stop - work.start < self._min_rows:
             work.padded = True
-        if work.kind is Kind.FIRST:
+        if work.kind is _FIRST:
             self.chunks += 1
             self.capped += work.capped
             self._retry_budget.note_first_try()
@@ -256,63 +274,42 @@ class Flow:
     def _until(due_s: float | None, now_s: float) -> float | None:
         return None if due_s is None else max(0.0, due_s - now_s)
 
-    async def _invoke(self, work: Work) -> Answer | Refusal:
-        """Gives back the place in flight, however it ends."""
-        self._metrics.started()
-        started_s = self._clock()
-        try:
-            result = await self._invoker.invoke(work)
-        except BaseException:
-            self._gate.in_flight -= 1
-            self._metrics.finished(
-                Sample(
-                    rows=max(1, work.rows),
-                    body_bytes=0,
-                    started_s=started_s,
-                    finished_s=self._clock(),
-                    outcome=Outcome.CANCELLED,
-                    kind=work.kind,
-                )
+    def _cancelled(self, work: Work, started_s: float) -> None:
+        self._metrics.finished(
+            Sample(
+                rows=max(1, work.rows),
+                body_bytes=0,
+                started_s=started_s,
+                finished_s=self._clock(),
+                outcome=Outcome.CANCELLED,
+                kind=work.kind,
             )
-            raise
-        self._gate.in_flight -= 1
-        self._metrics.finished(result.sample)
-        return result
-
-    def _after(self, sample: Sample, *, steers: bool) -> None:
-        """The controller learns, and whoever may send now is woken."""
-        if steers:
-            self._controller.record(sample)
-        limit = self._controller.concurrency()
-        if self._workers < limit:
-            self._add_workers()
-        self._signal.wake(limit - self._gate.in_flight - 1)  # the worker that asks goes on itself
+        )
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
     def _answered(self, work: Work, answer: Answer) -> None:
-        self._breaker.record(
-            Outcome.SUCCESS, chunk=work.chunk, rows=work.rows, now_s=answer.sample.finished_s
-        )
+        sample, block = answer.sample, work.block
+        self._breaker.record(_SUCCESS, chunk=work.chunk, rows=sample.rows, now_s=sample.finished_s)
         self._control_sent = False
-        self._body_cap.answered(answer.sample.body_bytes)
+        self._body_cap.answered(sample.body_bytes)
         if work.refused or work.half_of is not None:
             self._note_groundless_refusal(work)
-        if work.block is not None:
-            if work.rows == 1 and not work.padded:
-                self._one_row_works = True
-            elif work.padded and self._min_rows == 1:
+        if block is not None:
+            if not work.padded:
+                self._one_row_works = self._one_row_works or sample.rows == 1
+            elif self._min_rows == 1:
                 self._min_rows = 2
                 self._emit(
                     Explained(
                         message="the endpoint cannot answer a request of one row: such requests are padded"
                     )
                 )
-            work.block.answer(work, answer.columns, answer.variant)
-            if work.block.unanswered == 0:
-                self._complete(work.block)
+            block.answer(work, answer.columns, answer.variant)
+            if block.unanswered == 0:
+                self._complete(block)
         if self._suspects:
-            self._settle_suspects(answer.sample.started_s)
+            self._settle_suspects(sample.started_s)
 
     def _note_groundless_refusal(self, work: Work) -> None:
         """Rows that were refused are answered: refusals strike at random here, so one of a lone row proves little."""

@@ -11,6 +11,8 @@ from asyncbatch.control.estimate import ROW_BURST_S
 from asyncbatch.protocols import Controller
 
 _REQUEST_BURST_S = 0.1
+_FULL, _PACED = Wait.FULL, Wait.PACED
+"""Reading a member from its class is a call into Python until 3.12."""
 
 
 def _limiter(per_second: float | None, *, burst_s: float) -> AsyncLimiter | None:
@@ -63,16 +65,15 @@ class Gate:
         self._row_rate = _limiter(row_rate, burst_s=ROW_BURST_S)
         self._at_rate = False
         self._at_row_rate = 0
+        self.has_rate = rate is not None
+        """Whether the user bounds the request rate."""
+        self.rows_at_once = None if self._row_rate is None else max(1, int(self._row_rate.max_rate))
+        """Largest chunk that the row rate lets through; None without one."""
         self.in_flight = 0
         self.limit = 0
         """How many may be in flight, as of the last request that asked."""
         self.waits = Wait.INPUT
         """What the last request that could not go waits for."""
-
-    @property
-    def rows_at_once(self) -> int | None:
-        """Largest chunk that the row rate lets through; None without one."""
-        return max(1, int(self._row_rate.max_rate)) if self._row_rate is not None else None
 
     def closed_for(self, now_s: float) -> float | None:
         """0.0: send now (a pacing token is taken); seconds to wait; None: wait for an invocation to finish."""
@@ -85,20 +86,15 @@ class Gate:
             if pause is None or pause > 0:
                 self.waits = Wait.OUTAGE
                 return pause
-        self.waits = Wait.PACED
+        self.waits = _PACED
         return self._controller.send_delay()
-
-    @property
-    def has_rate(self) -> bool:
-        """Whether the user bounds the request rate."""
-        return self._rate is not None
 
     @property
     def full(self) -> Wait:
         """Why no more than what is in flight may be."""
         if self._at_rate:
             return Wait.RATE
-        return Wait.ROW_RATE if self._at_row_rate else Wait.FULL
+        return Wait.ROW_RATE if self._at_row_rate else _FULL
 
     async def pass_rate(self) -> None:
         """Wait for the user's request rate. One waits at a time, so that no token is drawn for work that is gone."""

@@ -82,6 +82,23 @@ class TestInFlight:
         flight.send(3.0)
         assert flight.mean(4.0) == pytest.approx(1.5)
 
+    @pytest.mark.parametrize("from_s", [0.0, 4.0])
+    def test_the_average_is_that_of_the_times_in_flight(self, from_s: float) -> None:
+        rng = random.Random(1)
+        begun = [rng.uniform(0, 10) for _ in range(50)]
+        spans = [(start, start + rng.uniform(0, 3)) for start in begun]
+        flight = InFlight(expire_s=100, now_s=0)
+        flight.restart(0.0, from_s=from_s)
+        events = [(start, True, start) for start, _ in spans]
+        events += [(stop, False, start) for start, stop in spans if stop < 9]
+        for at_s, sent, started_s in sorted(event for event in events if event[0] < 9):
+            if sent:
+                flight.send(at_s)
+            else:
+                flight.finish(started_s, at_s)
+        spent_s = sum(max(0.0, min(stop, 9) - max(start, from_s)) for start, stop in spans)
+        assert flight.mean(9.0) == pytest.approx(spent_s / (9 - from_s))
+
     def test_a_permit_without_sample_expires(self) -> None:
         flight = InFlight(expire_s=10, now_s=0)
         flight.send(0.0)
