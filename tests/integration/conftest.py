@@ -13,8 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import trustme
+
+import asyncbatch
+from asyncbatch.observe.report import RunReport
+from asyncbatch.server.background import Background
 
 ROOT = Path(__file__).resolve().parents[2]
 MLFLOW = ROOT / ".venv-mlflow"
@@ -349,6 +355,36 @@ def run_command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[st
         )
 
     return run
+
+
+# -- tables of a lake ----------------------------------------------------------------------------------------
+
+
+class Scoring:
+    """A folder of files of 500 rows each, and the command that scores them into `sink`."""
+
+    def __init__(self, home: Path, endpoint: str, sink: str, **options: Any) -> None:
+        self.sink = str(home / sink)
+        self.endpoint = endpoint
+        self.folder = home / "in"
+        self.folder.mkdir()
+        self._options = {"block_rows": 100, "send": "x", "keep": "id", **options}
+        self.add("1", 0)
+
+    def add(self, name: str, start: int) -> None:
+        """One more file, with ids from `start`."""
+        table = pa.table({"id": range(start, start + 500), "x": [float(each) for each in range(500)]})
+        pq.write_table(table, self.folder / f"{name}.parquet")
+
+    def run(self, sink: str | None = None, **options: Any) -> RunReport:
+        given = {"endpoint": self.endpoint, **self._options, **options}
+        return asyncbatch.run(str(self.folder), sink or self.sink, **given)
+
+
+@pytest.fixture
+def scoring_to(tmp_path: Path, echo: Background) -> Callable[..., Scoring]:
+    """`scoring_to(sink, format=…)`: the input, and the command."""
+    return lambda sink, **options: Scoring(tmp_path, echo.invocations_url, sink, **options)
 
 
 # -- a browser -----------------------------------------------------------------------------------------------
