@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import emulators
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -92,12 +93,6 @@ def _process(command: list[str], *, log: Path, **more: Any) -> Iterator["subproc
             child.kill()
             child.wait()
         child.stdout.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 # -- MLflow --------------------------------------------------------------------------------------------------
@@ -275,7 +270,7 @@ def start_nginx(tmp_path: Path) -> Iterator[StartNginx]:
         ) -> Nginx:
             folder = tmp_path / f"nginx-{time.monotonic_ns()}"
             folder.mkdir()
-            port = free_port()
+            port = emulators.free_port()
             if tls is not None:
                 server += f"\nssl_certificate {tls.certificate}; ssl_certificate_key {tls.certificate};"
             config = folder / "nginx.conf"
@@ -323,7 +318,7 @@ def _wait_for_port(port: int, log: Path) -> None:
 @pytest.fixture
 def moto_url(tmp_path: Path) -> Iterator[str]:
     """A moto server of its own."""
-    port = free_port()
+    port = emulators.free_port()
     log = tmp_path / "moto.log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _process(["sh", "-c", _UNTIL_CLOSED, "sh", *command], log=log):
