@@ -14,6 +14,7 @@ import hmac
 import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -86,7 +87,7 @@ class Emulator:
 @contextlib.contextmanager
 def s3() -> Iterator[Emulator]:
     """moto, with the keys `test`/`test`."""
-    port = _free_port()
+    port = free_port()
     with _running([sys.executable, __file__, "s3", str(port)], port):
         environment = {
             "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
@@ -100,7 +101,7 @@ def s3() -> Iterator[Emulator]:
 @contextlib.contextmanager
 def gcs(*, conditions: bool = True) -> Iterator[Emulator]:
     """gcp-storage-emulator; without `conditions` as it is: it ignores them."""
-    port = _free_port()
+    port = free_port()
     with _running([sys.executable, __file__, "gs", str(port), str(int(conditions))], port):
         environment = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", "GOOGLE_CLOUD_PROJECT": "test"}
         yield Emulator(scheme="gs", port=port, environment=environment)
@@ -116,7 +117,7 @@ def azure() -> Iterator[Emulator]:
     """Azurite, in memory."""
     command = azurite_command()
     assert command is not None, "Azurite is not installed: scripts/real-servers"
-    port = _free_port()
+    port = free_port()
     options = [
         "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence", "--skipApiVersionCheck",
         "--silent", "--disableTelemetry",
@@ -182,9 +183,13 @@ def _running(command: list[str], port: int) -> Iterator[None]:
             child.wait()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+def free_port() -> int:
+    """A port that nobody listens on. It lies below those that outgoing connections take, so it is still free later."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 # -- in the server's process ---------------------------------------------------------------------------------

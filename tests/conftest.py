@@ -1,6 +1,8 @@
 """Shared by all tests: a quiet AWS environment, embedded endpoints, and the long forms of proofs."""
 
 import contextlib
+import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -65,6 +67,11 @@ def serve() -> Iterator[Callable[[ServeConfig], Background]]:
             return running[key]
 
         yield start
+        for each in running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(
+                    each.pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL
+                )  # requests may hang in it
 
 
 @pytest.fixture(scope="session")

@@ -29,12 +29,21 @@ class Connection(asyncio.Protocol):
 
     Args:
         reader: what its replies are read with.
-        on_lost: called once, when it has ended.
+        on_made: called once it stands, TLS and all; not when the handshake fails.
+        on_lost: called once, when one that stood has ended.
     """
 
-    def __init__(self, *, where: str, reader: ReplyReader, on_lost: Callable[["Connection"], None]) -> None:
+    def __init__(
+        self,
+        *,
+        where: str,
+        reader: ReplyReader,
+        on_made: Callable[["Connection"], None],
+        on_lost: Callable[["Connection"], None],
+    ) -> None:
         self._where = where
         self._reader = reader
+        self._on_made = on_made
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -208,6 +217,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._on_made(self)
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader

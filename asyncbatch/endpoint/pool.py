@@ -121,9 +121,12 @@ class PooledWire:
 
     def _make(self) -> Connection:
         reader = ReplyReader(max_reply_bytes=self._max_reply_bytes, decompress=self._decompress)
-        connection = Connection(where=self._connector.where, reader=reader, on_lost=self._lost)
+        return Connection(where=self._connector.where, reader=reader, on_made=self._made, on_lost=self._lost)
+
+    def _made(self, connection: Connection) -> None:
         self._open.add(connection)
-        return connection
+        if self._closed:
+            connection.abort()
 
     def _lost(self, connection: Connection) -> None:
         self._open.discard(connection)

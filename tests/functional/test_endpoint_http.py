@@ -14,7 +14,7 @@ import pytest
 
 from asyncbatch.config import RunConfig
 from asyncbatch.control.failures import Action, classify
-from asyncbatch.endpoint import make_endpoint
+from asyncbatch.endpoint import make_endpoint, pool
 from asyncbatch.errors import ConfigError, InvocationError
 from asyncbatch.model import BytesPayload, Failure, Reply, Transport
 from asyncbatch.protocols import Endpoint
@@ -306,6 +306,21 @@ def test_servers_that_are_not_trusted(tmp_path: Path) -> None:
 
     with_server(test, tls=tls)  # an unknown authority
     with_server(test, tls=tls, ca_bundle=str(bundle))  # a known one, for another name
+
+
+def test_a_failed_handshake_is_not_waited_for_at_the_end(tmp_path: Path) -> None:
+    tls, _ = _authority(tmp_path, ["other.example"])
+
+    async def run() -> float:
+        async with FaultServer(tls=tls) as server:
+            endpoint = make_endpoint(RunConfig.from_options({"endpoint": server.url}))
+            await endpoint.open(concurrency=1)
+            assert (await fails(endpoint)).transport is Transport.TLS
+            began_s = asyncio.get_running_loop().time()
+            await endpoint.aclose()
+            return asyncio.get_running_loop().time() - began_s
+
+    assert asyncio.run(run()) < pool._CLOSE_S
 
 
 def test_https_to_a_server_without_tls() -> None:

@@ -122,7 +122,7 @@ def test_what_binds_is_named(tmp_path: Path, slow: Background, options: dict[str
 
 def test_throttled_requests_are_seen(tmp_path: Path, serve: Serve) -> None:
     server = simulated(serve, a=0.02, slots=8, rate=10, burst=1)
-    report = run(tmp_path, server, 1_000, block_rows=1_000, chunk_rows=50, concurrency=8)
+    report = run(tmp_path, server, 500, block_rows=500, chunk_rows=50, concurrency=8)
     refused = sum(point.refused for point in report.timeline)
     assert 0 < refused <= report.metrics.requests_by_outcome["throttled"]
     assert bounds(report)["throttle"] > 0

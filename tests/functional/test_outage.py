@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import emulators
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,10 +44,7 @@ def table(tmp_path: Path) -> pa.Table:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        found: int = listening.getsockname()[1]
-        return found
+    return emulators.free_port()
 
 
 def served(port: int, simulation: SimulationConfig = HEALTHY, **more: Any) -> ServeConfig:

@@ -133,10 +133,10 @@ def test_five_hundred_columns_with_dictionaries(tmp_path: Path, echo: Background
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-npy"])
 def test_replies_of_768_numbers_a_row(accept: str, tmp_path: Path, serve: Serve) -> None:
-    """Replies are a hundred times their requests: 120 MB of numbers, 270 MB of JSON."""
+    """Replies are a hundred times their requests: 74 MB of numbers, 160 MB of JSON."""
     server = serve(ServeConfig(model="simulated", simulation=SimulationConfig(outputs=768)))
-    rows = {"few": 300, "some": 7_000, "many": 20_000}
-    numbers = pa.table({f"x{index}": np.random.default_rng(index).normal(size=20_000) for index in range(5)})
+    rows = {"few": 300, "some": 5_000, "many": 12_000}
+    numbers = pa.table({f"x{index}": np.random.default_rng(index).normal(size=12_000) for index in range(5)})
     options = {"endpoint": server.invocations_url, "accept": accept, "keep": "none"}
     peaks = []
     for name, share in rows.items():

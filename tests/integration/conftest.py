@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import emulators
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import trustme
+
+import asyncbatch
+from asyncbatch.observe.report import RunReport
+from asyncbatch.server.background import Background
 
 ROOT = Path(__file__).resolve().parents[2]
 MLFLOW = ROOT / ".venv-mlflow"
@@ -86,12 +93,6 @@ def _process(command: list[str], *, log: Path, **more: Any) -> Iterator["subproc
             child.kill()
             child.wait()
         child.stdout.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 # -- MLflow --------------------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def start_nginx(tmp_path: Path) -> Iterator[StartNginx]:
         ) -> Nginx:
             folder = tmp_path / f"nginx-{time.monotonic_ns()}"
             folder.mkdir()
-            port = free_port()
+            port = emulators.free_port()
             if tls is not None:
                 server += f"\nssl_certificate {tls.certificate}; ssl_certificate_key {tls.certificate};"
             config = folder / "nginx.conf"
@@ -317,7 +318,7 @@ def _wait_for_port(port: int, log: Path) -> None:
 @pytest.fixture
 def moto_url(tmp_path: Path) -> Iterator[str]:
     """A moto server of its own."""
-    port = free_port()
+    port = emulators.free_port()
     log = tmp_path / "moto.log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _process(["sh", "-c", _UNTIL_CLOSED, "sh", *command], log=log):
@@ -349,6 +350,36 @@ def run_command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[st
         )
 
     return run
+
+
+# -- tables of a lake ----------------------------------------------------------------------------------------
+
+
+class Scoring:
+    """A folder of files of 500 rows each, and the command that scores them into `sink`."""
+
+    def __init__(self, home: Path, endpoint: str, sink: str, **options: Any) -> None:
+        self.sink = str(home / sink)
+        self.endpoint = endpoint
+        self.folder = home / "in"
+        self.folder.mkdir()
+        self._options = {"block_rows": 100, "send": "x", "keep": "id", **options}
+        self.add("1", 0)
+
+    def add(self, name: str, start: int) -> None:
+        """One more file, with ids from `start`."""
+        table = pa.table({"id": range(start, start + 500), "x": [float(each) for each in range(500)]})
+        pq.write_table(table, self.folder / f"{name}.parquet")
+
+    def run(self, sink: str | None = None, **options: Any) -> RunReport:
+        given = {"endpoint": self.endpoint, **self._options, **options}
+        return asyncbatch.run(str(self.folder), sink or self.sink, **given)
+
+
+@pytest.fixture
+def scoring_to(tmp_path: Path, echo: Background) -> Callable[..., Scoring]:
+    """`scoring_to(sink, format=…)`: the input, and the command."""
+    return lambda sink, **options: Scoring(tmp_path, echo.invocations_url, sink, **options)
 
 
 # -- a browser -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import asyncbatch
 import asyncbatch.sink.delta as delta
 from asyncbatch.errors import MissingExtraError, OutputError, StorageError
 from asyncbatch.pipeline.api import retry_job
-from asyncbatch.server.background import Background
 from asyncbatch.sink import load_plan
 from asyncbatch.sink.parts import list_parts
 from asyncbatch.sink.status import output_status
@@ -28,26 +27,15 @@ from asyncbatch.store.local import LocalStore
 ROWS = 500
 
 
+class Killed(BaseException): ...
+
+
 class Lake:
     """An input, and the command."""
 
-    def __init__(self, home: Path, endpoint: str) -> None:
-        self.home = home
-        self.table = str(home / "scores")
-        self.folder = home / "in"
-        self.folder.mkdir()
-        self.endpoint = endpoint
-        self.add("1", 0)
-
-    def add(self, name: str, start: int) -> None:
-        table = pa.table({"id": range(start, start + ROWS), "x": [float(each) for each in range(ROWS)]})
-        pq.write_table(table, self.folder / f"{name}.parquet")
-
-    def run(self, sink: str | None = None, **options: Any) -> Any:
-        given: dict[str, Any] = {
-            "endpoint": self.endpoint, "block_rows": 100, "send": "x", "keep": "id", "format": "delta",
-        }  # fmt: skip
-        return asyncbatch.run(str(self.folder), sink or self.table, **{**given, **options})
+    def __init__(self, scoring: Any) -> None:
+        self.table = scoring.sink
+        self.folder, self.add, self.run = scoring.folder, scoring.add, scoring.run
 
     def ids(self) -> list[int]:
         found: list[int] = pl.read_delta(self.table)["id"].sort().to_list()
@@ -58,8 +46,8 @@ class Lake:
 
 
 @pytest.fixture
-def lake(tmp_path: Path, echo: Background) -> Lake:
-    return Lake(tmp_path, echo.invocations_url)
+def lake(scoring_to: Callable[..., Any]) -> Lake:
+    return Lake(scoring_to("scores", format="delta"))
 
 
 def test_one_commit_that_others_read(lake: Lake) -> None:
@@ -120,7 +108,7 @@ def test_killed_around_the_commit_nothing_is_committed_twice(
     def killed(*values: Any, **named: Any) -> None:
         if when == "after":
             real(*values, **named)
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(deltalake, "write_deltalake", killed)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import emulators
 import pytest
 
 from asyncbatch.config import RunConfig
@@ -24,9 +24,7 @@ pytest.importorskip("moto.server", reason="the stand-in for AWS: pip install 'mo
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a moto server on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = emulators.free_port()
     log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -107,9 +105,7 @@ def test_many_at_once_over_few_connections(moto: str) -> None:
 
 
 def test_a_server_that_is_not_there() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = emulators.free_port()
     with pytest.raises(InvocationError) as caught:
         invoke(f"http://127.0.0.1:{port}", b"1\n")
     assert caught.value.failure.transport is Transport.CONNECT

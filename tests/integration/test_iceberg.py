@@ -22,11 +22,9 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table, Transaction
 from pyiceberg.utils.config import Config
 
-import asyncbatch
 import asyncbatch.sink.iceberg as iceberg
 from asyncbatch.errors import MissingExtraError, OutputError, StorageError
 from asyncbatch.pipeline.api import retry_job
-from asyncbatch.server.background import Background
 from asyncbatch.sink import load_plan
 from asyncbatch.sink.iceberg_types import iceberg_types
 from asyncbatch.sink.parts import list_parts
@@ -37,26 +35,16 @@ from asyncbatch.store.local import LocalStore
 ROWS = 500
 
 
+class Killed(BaseException): ...
+
+
 class Lake:
     """An input, the command, and the table that it makes."""
 
-    def __init__(self, home: Path, endpoint: str) -> None:
+    def __init__(self, home: Path, scoring: Any) -> None:
         self.home = home
-        self.sink = str(home / "ml.scores")
-        self.folder = home / "in"
-        self.folder.mkdir()
-        self.endpoint = endpoint
-        self.add("1", 0)
-
-    def add(self, name: str, start: int) -> None:
-        table = pa.table({"id": range(start, start + ROWS), "x": [float(each) for each in range(ROWS)]})
-        pq.write_table(table, self.folder / f"{name}.parquet")
-
-    def run(self, sink: str | None = None, **options: Any) -> Any:
-        given: dict[str, Any] = {
-            "endpoint": self.endpoint, "block_rows": 100, "send": "x", "keep": "id", "format": "iceberg",
-        }  # fmt: skip
-        return asyncbatch.run(str(self.folder), sink or self.sink, **{**given, **options})
+        self.sink, self.endpoint = scoring.sink, scoring.endpoint
+        self.folder, self.add, self.run = scoring.folder, scoring.add, scoring.run
 
     def unpublished(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         """Everything but the publication."""
@@ -91,7 +79,7 @@ class Lake:
 
 
 @pytest.fixture
-def lake(tmp_path: Path, echo: Background, monkeypatch: pytest.MonkeyPatch) -> Lake:
+def lake(tmp_path: Path, scoring_to: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Lake:
     warehouse = tmp_path / "warehouse"
     warehouse.mkdir()
     monkeypatch.setenv("PYICEBERG_CATALOG__DEFAULT__URI", f"sqlite:///{tmp_path}/catalog.db")
@@ -100,7 +88,7 @@ def lake(tmp_path: Path, echo: Background, monkeypatch: pytest.MonkeyPatch) -> L
     monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")  # another plans faster, and is one more package
     with load_catalog() as catalog:
         catalog.create_namespace("ml")
-    return Lake(tmp_path, echo.invocations_url)
+    return Lake(tmp_path, scoring_to("ml.scores", format="iceberg"))
 
 
 def test_one_snapshot_that_others_read(lake: Lake) -> None:
@@ -163,7 +151,7 @@ def test_stopped_around_the_commit_nothing_is_committed_twice(
     def stopped(transaction: Transaction) -> Table:
         if when == "after":
             real(transaction)
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(Transaction, "commit_transaction", stopped)

@@ -567,12 +567,25 @@ def test_a_role_without_rights_is_told_which_it_needs(postgresql: str, source: P
         connection.commit()
 
 
+HOLDING = """
+import pathlib, time
+
+calls = []
+
+def predict(table):
+    calls.append(table)
+    while len(calls) > 16 and pathlib.Path({hold!r}).exists():
+        time.sleep(0.02)
+    return table["x"].to_numpy() * 2
+"""
+"""Waits for as long as there is a file `hold`, once a part is there."""
+
+
 @pytest.mark.timeout(240)
 def test_a_second_process_is_told_of_the_first(postgresql: str, source: Path, tmp_path: Path) -> None:
     """The lease lies in the database; the second command stops with 75 and names the holder."""
-    (tmp_path / "slow.py").write_text(
-        "import time\ndef predict(table):\n    time.sleep(0.5)\n    return table['x'].to_numpy() * 2\n"
-    )
+    (tmp_path / "hold").touch()
+    (tmp_path / "slow.py").write_text(HOLDING.format(hold=str(tmp_path / "hold")))
     command = [
         sys.executable, "-m", "asyncbatch", "run", str(source), f"{postgresql}&table=scored", "-e", "python:slow:predict",
         "--send", "x", "--block-rows", "256", "--chunk-rows", "100", "--concurrency", "1", "--no-progress",
@@ -580,13 +593,12 @@ def test_a_second_process_is_told_of_the_first(postgresql: str, source: Path, tm
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(AsyncBatchError):  # nothing was planned yet
                 if output_status(f"{postgresql}&table=scored").rows_done:
                     break
-            except AsyncBatchError:
-                time.sleep(0.2)
+            time.sleep(0.1)
         second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert second.returncode == 75, second.stderr
         assert str(first.pid) in second.stderr
