@@ -206,10 +206,7 @@ class Explorer:
             rows = min(around.goal_rows, 4 * rows, around.max_rows, rows * around.rounds_left / 3)
             if rows < 0.4 * around.rows and not around.paced and around.gain(rows) > -0.05:
                 return Trial(move=move, rows=rows, in_flight=flight, precision=0.1)
-            if (
-                rows < 1.3 * around.rows
-                or around.gain(rows) < 0.03
-            ):
+            if rows < 1.3 * around.rows or around.gain(rows) < 0.03:
                 return None
             precision = 0.1
         elif move is Move.ROWS_UP:

@@ -100,7 +100,9 @@ class RowRamp:
         self._others = 0
         speeds = fit.speeds()
         # the fastest by what is certain: of many single samples one is always lucky
-        best_rows, best, seen_best = max(speeds, key=lambda each: each[1] * math.exp(-spread / math.sqrt(each[2])))
+        best_rows, best, seen_best = max(
+            speeds, key=lambda each: each[1] * math.exp(-spread / math.sqrt(each[2]))
+        )
         speed, seen = next((s, k) for n, s, k in reversed(speeds) if n <= rows * 1.2)
         overhead = fit.overhead(rows)
         if speed < _DEARER * best:  # by the row, than a smaller chunk: noise, or beyond a knee

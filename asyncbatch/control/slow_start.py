@@ -42,7 +42,9 @@ class SlowStart:
         ratio = seconds / max(idle_s, 1e-6)
         self._unfilled = self._unfilled + 1 if in_flight < self._FILLED * limit - 1 else 0
         if self._unfilled:
-            self.done = self._unfilled > 2 * limit + 8  # something else holds requests back, such as their pace
+            self.done = (
+                self._unfilled > 2 * limit + 8
+            )  # something else holds requests back, such as their pace
             return limit
         if len(self._baseline) <= self._BASELINE:
             most = math.inf if in_flight <= self._few else self._MOST  # of more, some may have waited
