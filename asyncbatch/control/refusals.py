@@ -127,7 +127,7 @@ class Refusals:
         unqueued = 1 + 1.3 * rate * point.fit.seconds(point.rows)
         most = max(1.5 * point.slots, 2.0 * begun_with)
         point.limit = max(point.limit, min(unqueued, most))
-        search.stop_growing(now)
+        search.paced(now)
 
     def _larger_rows(self) -> float:
         """Chunks that need fewer requests, as far as latency, caps and what was slower allow."""

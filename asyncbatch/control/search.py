@@ -55,6 +55,14 @@ class Search:
             self.startup.stop_growing(now)
             self.go_on(now)
 
+    def paced(self, now: float) -> None:
+        """Requests a second have met a limit, and are spaced from now on."""
+        if self.cruising:
+            self.cruise.begin(now)
+        else:
+            self.startup.paced(now)
+            self.go_on(now)
+
     def grow_again(self, now: float) -> None:
         """Raise the requests in flight anew, from where they are."""
         self.cruising = False

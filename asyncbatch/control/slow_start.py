@@ -19,12 +19,15 @@ class SlowStart:
 
     _BASELINE = 4
     _MOST = 1.35
+    _FILLED = 0.5
+    """A limit of which less was used when a request was sent has no need to grow."""
 
     def __init__(self, *, queueing: float = 1.5, few: int = 3) -> None:
         self._few = few
         self._queueing = queueing
         self._ratios: deque[tuple[float, int]] = deque(maxlen=64)
         self._baseline: list[float] = [0.0]  # logarithms; the first is the fit's own word
+        self._unfilled = 0  # answers in a row to requests sent with far fewer in flight than allowed
         self.done = False
 
     def answered(self, *, seconds: float, idle_s: float, in_flight: int, limit: float) -> float:
@@ -37,6 +40,12 @@ class SlowStart:
             limit: the limit until now.
         """
         ratio = seconds / max(idle_s, 1e-6)
+        self._unfilled = self._unfilled + 1 if in_flight < self._FILLED * limit - 1 else 0
+        if self._unfilled:
+            self.done = (
+                self._unfilled > 2 * limit + 8
+            )  # something else holds requests back, such as their pace
+            return limit
         if len(self._baseline) <= self._BASELINE:
             most = math.inf if in_flight <= self._few else self._MOST  # of more, some may have waited
             self._baseline.append(math.log(max(min(ratio, most), 1e-6)))

@@ -50,6 +50,7 @@ class Startup:
         self._waiting_s = 0.0
         self._ratio = 1.0  # latency over what the fit expects
         self._patience = 0
+        self._paced = False
 
     def skip(self) -> None:
         """A setting is known already."""
@@ -169,6 +170,16 @@ class Startup:
         if self.growing:
             self._begin_climb(now)
 
+    def paced(self, now: float) -> None:
+        """Requests are spaced from now on: that is no limit of those in flight, which go on growing while latencies allow it."""
+        self._paced = True
+        if self.phase is Phase.DOUBLE:  # throughput is what the pace makes it
+            self._begin_climb(now)
+        elif self.phase is Phase.ROWS:
+            limit, rows = self._point.limit, self._point.rows
+            self.begin_flight(now)
+            self._point.limit, self._point.rows = limit, max(rows, self._point.rows)
+
     def climb_on(self, now: float) -> bool:
         """Whether the fit asks for chunks of twice the size and more; then trials of them begin."""
         point = self._point
@@ -196,7 +207,7 @@ class Startup:
         point.note(
             now, f"{point.limit:.0f} in flight", f"slow start: about {point.slots:.1f} are worked on at once"
         )
-        if little or self._slow.certain or point.flight_cap < math.inf:
+        if little or self._slow.certain or self._paced or point.flight_cap < math.inf:
             self._begin_climb(now)
             return
         self.phase = Phase.DOUBLE

@@ -116,22 +116,41 @@ def test_a_limit_of_requests_at_once_is_found_and_kept() -> None:
     assert world.outcomes[Outcome.THROTTLED] < 0.02 * len(world.sizes)
 
 
-def test_larger_chunks_answer_a_limit_of_the_request_rate() -> None:
-    world = World(slots=8)
-    bucket = {"tokens": 10.0, "at": 0.0}
+def _token_bucket(world: World, *, rate: float, burst: float) -> Callable[[int, int], Outcome | None]:
+    """Refuses what comes faster than `rate` requests a second, after the first `burst`."""
+    bucket = {"tokens": burst, "at": 0.0}
 
     def refuse(rows: int, in_flight: int) -> Outcome | None:
-        bucket["tokens"] = min(10.0, bucket["tokens"] + 5.0 * (world.now - bucket["at"]))
+        bucket["tokens"] = min(burst, bucket["tokens"] + rate * (world.now - bucket["at"]))
         bucket["at"] = world.now
         if bucket["tokens"] < 1:
             return Outcome.THROTTLED
         bucket["tokens"] -= 1
         return None
 
-    world.refuse = refuse
+    return refuse
+
+
+def test_larger_chunks_answer_a_limit_of_the_request_rate() -> None:
+    world = World(slots=8)
+    world.refuse = _token_bucket(world, rate=5.0, burst=10.0)
     rate = world.run(world.made(), 200)
     assert world.outcomes[Outcome.THROTTLED] < 0.03 * len(world.sizes)
     assert rate > 0.8 * world.best
+
+
+def test_a_limit_of_the_request_rate_is_none_of_requests_at_once() -> None:
+    """Dear chunks: a request and a half a second keeps sixteen workers busy, if so many are kept in flight."""
+    world = World(slots=16, row_s=0.04)
+    world.refuse = _token_bucket(world, rate=1.6, burst=6.0)
+    assert world.run(world.made(chunk_rows=IntRange(1, 256)), 80) > 0.9 * world.best
+
+
+def test_one_request_at_a_time_is_refused_for_its_rate_alone() -> None:
+    world = World(slots=1, call_s=0.2)
+    world.refuse = _token_bucket(world, rate=2.0, burst=1.0)
+    world.run(world.made(chunk_rows=IntRange(1, 64)), 200)
+    assert world.outcomes[Outcome.THROTTLED] < 0.05 * len(world.sizes)
 
 
 def test_a_short_queue_ends_the_growth_with_few_refusals() -> None:

@@ -148,6 +148,24 @@ class TestGoal:
         point.fit.add(8, 2.6)
         assert point.goal_rows(100.0, queueing=1.0, paced=False) == 32
 
+    def test_no_size_is_rounded_up_beyond_the_latency_that_may_be_borne(self) -> None:
+        """Rounded, 46 rows would be 64, and take half as long again as may be."""
+        for call_s in (1.0, 5.0):
+            point = made_point()
+            point.remaining = 10**7
+            for rows in (4, 16, 64):
+                point.fit.add(rows, call_s + 0.5 * rows)
+            goal = point.goal_rows(10.0, queueing=1.3, paced=False)
+            assert 0.8 * point.longest_s < 1.3 * point.fit.seconds(goal) <= 1.001 * point.longest_s
+
+    def test_a_call_that_is_dear_by_itself_is_not_made_for_one_row(self) -> None:
+        point = made_point()
+        point.remaining = 10**7
+        for rows in (4, 16, 64):
+            point.fit.add(rows, 24.0 + 0.01 * rows)
+        assert point.longest_s < 24.0 * 1.5
+        assert point.goal_rows(10.0, queueing=1.5, paced=False) > 100
+
     def test_the_best_is_chased_once(self) -> None:
         point = made_point()
         point.rows, point.limit = 256.0, 8.0

@@ -109,6 +109,14 @@ class TestGrowth:
         controller.record(sample(0.0, 0.1))
         assert controller.concurrency() <= before + 1
 
+    def test_a_limit_that_is_not_used_does_not_grow_and_ends_it(self) -> None:
+        slow, limit, answers = SlowStart(), 20.0, 0
+        while not slow.done and answers < 200:
+            limit = slow.answered(seconds=1.0, idle_s=1.0, in_flight=4, limit=limit)
+            answers += 1
+        assert limit == 20.0
+        assert 40 <= answers < 60
+
     def test_no_more_than_twice_what_is_worked_on(self) -> None:
         """Answers come a latency late: those that began with 8 in flight say nothing about 30."""
         slow, limit = SlowStart(), 8.0
