@@ -298,15 +298,16 @@ class AdaptiveController:
 
     # ------------------------------------------------------------------ answers
     def _answered(self, sample: Sample, now: float, begun_with: int) -> None:
-        point, caps, rows = self._point, self._point.caps, sample.rows
-        seconds = now - sample.started_s
+        rows, body_bytes, started_s, _, _, _ = sample
+        point, caps = self._point, self._point.caps
+        seconds = now - started_s
         if seconds < 1e-6:
             seconds = 1e-6
         proved = self._prover.trying > 0 and self._prover.settled(rows, good=caps.good_rows, now_s=now)
-        caps.answered(rows, sample.body_bytes)
+        caps.answered(rows, body_bytes)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.prove(int(point.rows))
-        if sample.started_s > self._cut_s:
+        if started_s > self._cut_s:
             faded = self._flight_ok * 0.9999
             self._flight_ok = faded if faded > begun_with else float(begun_with)
         if not self._cruising:

@@ -103,13 +103,15 @@ class Timeline:
         self._most = most_points
         self._step = 1  # how many of the first spacings make a stretch
         self._stretches: list[_Stretch] = []
+        self._last = _Stretch(end=0)
+        self._last_until_s = -math.inf
 
     def finished(self, sample: Sample) -> None:
         """An invocation ended."""
         rows, _, started_s, finished_s, outcome, kind = sample
         if kind is _PROBE or outcome is _CANCELLED:
             return
-        stretch = self._at(finished_s)
+        stretch = self._last if finished_s < self._last_until_s else self._at(finished_s)
         stretch.requests += 1
         if outcome is _SUCCESS:
             seconds = finished_s - started_s
@@ -154,9 +156,8 @@ class Timeline:
     def _at(self, at_s: float) -> _Stretch:
         """The stretch of a moment; a moment before the last stretch counts in the last."""
         unit = int((at_s - self._origin_s) / self._spacing_s)
-        stretches = self._stretches
-        if stretches and unit < stretches[-1].end:
-            return stretches[-1]
+        if self._stretches and unit < self._stretches[-1].end:
+            return self._stretches[-1]
         unit = max(0, unit)
         while not self._stretches or unit >= self._stretches[-1].end:
             if len(self._stretches) >= self._most:
@@ -170,7 +171,9 @@ class Timeline:
             self._stretches.append(
                 _Stretch(end=before.end + self._step, limit=before.limit, wanted=before.wanted)
             )
-        return self._stretches[-1]
+        self._last = self._stretches[-1]
+        self._last_until_s = self._origin_s + self._last.end * self._spacing_s
+        return self._last
 
     def _thin(self) -> None:
         """Merge neighbours."""

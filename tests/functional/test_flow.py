@@ -144,7 +144,7 @@ def run_flow(
             assert isinstance(block.encoded, IntBlock)
             assert block.encoded.released == block.encoded.rows
             for result in block.results:
-                rows = block.encoded.values[result.chunk.start : result.chunk.stop]
+                rows = block.encoded.values[result.start : result.stop]
                 values: Any = result.columns[0]
                 for row, value in zip(rows, values, strict=True):
                     assert row not in predictions, f"row {row} was answered twice"
