@@ -142,9 +142,12 @@ class AdaptiveController:
         if wanted > self._open:
             wanted = self._open
         limit = int(wanted)
-        if self._most_bytes is not None:
-            limit = min(limit, int(self._most_bytes / max(1.0, point.rows * point.caps.bytes_per_row)))
-        # Asked three times a request: comparing takes a third of what min and max take.
+        # Asked for each request: comparing takes a third of what min and max take.
+        most_bytes = self._most_bytes
+        if most_bytes is not None:
+            each = point.rows * point.caps.bytes_per_row
+            if limit * each > most_bytes or limit > most_bytes:
+                limit = min(limit, int(most_bytes / max(1.0, each)))
         if limit < bounds.low:
             return bounds.low
         if limit > bounds.high:
