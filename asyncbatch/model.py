@@ -233,17 +233,6 @@ class ChunkTarget:
     """Largest body, in bytes."""
 
 
-class Chunk(NamedTuple):
-    """The rows of one request: positions `[start, stop)` among the *sendable* rows of a block."""
-
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
-
-
 class BytesPayload(NamedTuple):
     """A request body as pieces to be written one after the other, without joining them."""
 
@@ -291,18 +280,19 @@ class Reply(NamedTuple):
 
 
 class ChunkResult(NamedTuple):
-    """The answer to a chunk, aligned to its rows."""
+    """The answer to the rows of one request: positions `[start, stop)` among the *sendable* rows of a block."""
 
-    chunk: Chunk
+    start: int
+    stop: int
     columns: tuple[Values, ...]
-    """One per field of the reply layout; each `len == chunk.rows`."""
+    """One per field of the reply layout, aligned to the rows."""
     variant: str = ""
 
 
 class Sample(NamedTuple):
     """What the controller learns of one invocation. Times are of the clock it was given.
 
-    One is made for each request, as are payloads, replies, `Chunk` and `ChunkResult`: a tuple takes a third of the time of a
+    One is made for each request, as are payloads, replies and `ChunkResult`: a tuple takes a third of the time of a
     frozen dataclass.
     """
 

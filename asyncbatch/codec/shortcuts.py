@@ -55,7 +55,7 @@ def _numbers_on_a_line(body: bytes, rows: int) -> "Values | None":
 
 
 def _numbers(text: bytes, rows: int) -> "Values | None":
-    if _has_booleans(text) or _QUOTE in text:
+    if _U in text or _S in text or _QUOTE in text:
         return None
     try:
         values = orjson.loads(b"[" + text + b"]")
@@ -67,15 +67,15 @@ def _numbers(text: bytes, rows: int) -> "Values | None":
         numbers = np.array(values, np.float64)
     except (ValueError, TypeError, OverflowError):
         return None
-    return None if numbers.ndim != 1 or _is_rounded(values, numbers) else numbers
+    if numbers.ndim != 1:
+        return None
+    whole = text.count(b".") < rows  # some of them: a number has one point at most
+    return None if whole and _is_rounded(values, numbers) else numbers
 
 
 def _is_rounded(values: list[float], numbers: "np.ndarray[Any, Any]") -> bool:
     """Whether numpy has rounded whole numbers that no float is; the careful way says so."""
-    if len(values) > _FEW:
-        if np.abs(numbers).max() <= MAX_EXACT_INTEGER:
-            return False
-    elif int not in set(map(type, values)):
+    if len(values) > _FEW and np.abs(numbers).max() <= MAX_EXACT_INTEGER:
         return False
     return any(type(value) is int and abs(value) > MAX_EXACT_INTEGER for value in values)
 

@@ -128,9 +128,12 @@ class AdaptiveController:
         if wanted > self._open:
             wanted = self._open
         limit = int(wanted)
-        if self._most_bytes is not None:
-            limit = min(limit, int(self._most_bytes / max(1.0, point.rows * point.caps.bytes_per_row)))
-        # Asked three times a request: comparing takes a third of what min and max take.
+        # Asked for each request: comparing takes a third of what min and max take.
+        most_bytes = self._most_bytes
+        if most_bytes is not None:
+            each = point.rows * point.caps.bytes_per_row
+            if limit * each > most_bytes or limit > most_bytes:
+                limit = min(limit, int(most_bytes / max(1.0, each)))
         if limit < bounds.low:
             return bounds.low
         if limit > bounds.high:
@@ -268,15 +271,16 @@ class AdaptiveController:
 
     # ------------------------------------------------------------------ answers
     def _answered(self, sample: Sample, now: float, begun_with: int) -> None:
-        point, caps, rows = self._point, self._point.caps, sample.rows
-        seconds = now - sample.started_s
+        rows, body_bytes, started_s, _, _, _ = sample
+        point, caps = self._point, self._point.caps
+        seconds = now - started_s
         if seconds < 1e-6:
             seconds = 1e-6
         proved = self._prover.trying > 0 and self._prover.settled(rows, good=caps.good_rows, now_s=now)
-        caps.answered(rows, sample.body_bytes)
+        caps.answered(rows, body_bytes)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.prove(int(point.rows))
-        if sample.started_s > point.cut_s:
+        if started_s > point.cut_s:
             faded = self._flight_ok * 0.9999
             self._flight_ok = faded if faded > begun_with else float(begun_with)
         self._search.answered(sample, seconds, begun_with, proved=proved, paced_rate=self._pacer.rate)

@@ -40,10 +40,11 @@ class BodyCap:
             self._answered = body_bytes
             if body_bytes > self._largest:
                 self._largest = body_bytes
-        self._since += 1
-        if self._contradicted and self._refused is not None and self._since >= _RAISED_AFTER:
-            self._since = 0
-            self._refused = 2 * self._refused if 2 * self._refused < self._ceiling else None
+        if self._contradicted and self._refused is not None:
+            self._since += 1
+            if self._since >= _RAISED_AFTER:
+                self._since = 0
+                self._refused = 2 * self._refused if 2 * self._refused < self._ceiling else None
 
     def was_taken(self, body_bytes: int) -> bool:
         """Whether a body as large as this was ever answered."""

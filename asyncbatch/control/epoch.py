@@ -46,19 +46,21 @@ class Epoch:
         self.refused = 0
         """Requests refused for load in this epoch."""
         self._lost_s = 0.0
-        self._samples: list[tuple[float, int]] = []  # (seconds a row, rows)
+        self._row_s: list[float] = []  # seconds a row of each sample, and
+        self._rows: list[int] = []  # its rows
 
     @property
     def count(self) -> int:
-        return len(self._samples)
+        return len(self._rows)
 
     def add(self, rows: int, seconds: float, *, of_cohort: bool = True) -> bool:
         """Take one answered chunk; True when nine of ten of the cohort are there, or as good as never will be."""
         if of_cohort:
-            self._samples.append((seconds / rows if seconds > 1e-6 else 1e-6 / rows, rows))
+            self._row_s.append(seconds / rows if seconds > 1e-6 else 1e-6 / rows)
+            self._rows.append(rows)
         else:
             self._others += 1
-        count = len(self._samples)
+        count = len(self._rows)
         return count >= self._enough or (self._others >= 2 * self.need and count > 0)
 
     def lose(self, seconds: float) -> None:
@@ -67,12 +69,11 @@ class Epoch:
 
     def measure(self, *, mean_in_flight: float, spread: float) -> Measure:
         """The epoch is over. `spread`: that of the epochs before, 0 if unknown; errors are judged by a smoothed one."""
-        count, of_each = len(self._samples), [rows for _, rows in self._samples]
-        clipped = [each for each, _ in self._samples]
+        count, clipped = self.count, self._row_s
         limit = self._CLIP * statistics.median(clipped)
         if max(clipped) > limit:
             clipped = [min(each, limit) for each in clipped]
-        rows, seconds = sum(of_each), sum(map(mul, clipped, of_each))
+        rows, seconds = sum(self._rows), sum(map(mul, clipped, self._rows))
         mean = sum(clipped) / count
         variance = sum([(each - mean) ** 2 for each in clipped]) / max(1, count - 1)
         found = math.sqrt(variance) / mean

@@ -38,7 +38,7 @@ class SizeCaps:
         self._confirmed = False  # it failed again when it was sent again
         self._bytes_mean = 0.0
         self._bytes_square = 0.0
-        self._samples = 0.0
+        self._samples = 0
         self._fresh = 0  # answers until the caps are computed anew
         self._rows_now, self._bytes_now = max_rows, max_bytes
 
@@ -56,10 +56,12 @@ class SizeCaps:
             self._fresh = 0
         # Var(bytes of a chunk) = rows x Var(bytes of a row): the row variance is estimated by rows x (deviation of the mean)^2
         each = body_bytes / rows
-        weight = 0.02 if self._samples >= 49 else 1 / (self._samples + 1)
-        self._samples += 1
+        weight = 0.02
+        if self._samples < 49:  # from then on old ones fade
+            self._samples += 1
+            weight = 1 / self._samples
         deviation = each - self._bytes_mean
-        if self._samples > 1:
+        if weight < 1:
             self._bytes_square += weight * (deviation * deviation * rows - self._bytes_square)
         self._bytes_mean += weight * deviation
 

@@ -112,12 +112,11 @@ class PooledWire:
         return None
 
     def _put_back(self, connection: Connection) -> None:
-        now_s = self._loop.time()
+        connection.idle_since_s = now_s = self._loop.time()
         if self._closed or connection.requests >= _MAX_REQUESTS or now_s - connection.opened_s > _MAX_AGE_S:
             connection.close()
-            return
-        connection.idle_since_s = now_s
-        self._idle.append(connection)
+        else:
+            self._idle.append(connection)
 
     def _make(self) -> Connection:
         reader = ReplyReader(max_reply_bytes=self._max_reply_bytes, decompress=self._decompress)

@@ -110,8 +110,8 @@ class MetricsCollector:
         self._in_flight_max = 0
         self._busy_s = 0.0
         self._bytes_sent = 0
-        self._outcomes: Counter[Outcome] = Counter()
-        self._kinds: Counter[Kind] = Counter()
+        self._outcomes = dict.fromkeys(Outcome, 0)  # a Counter takes twice as long
+        self._kinds = dict.fromkeys(Kind, 0)
         self._latency = LogHistogram()
         self._chunk_rows = 0
         self._chunk_rows_max = 0
@@ -171,7 +171,7 @@ class MetricsCollector:
     def counts(self) -> Counts:
         """What happened so far, for rates between two moments."""
         return Counts(
-            requests=self._outcomes.total(),
+            requests=sum(self._outcomes.values()),
             refused=self._outcomes[Outcome.THROTTLED] + self._outcomes[Outcome.UNAVAILABLE],
             answered=self._latency.count,
             answered_s=self._latency.total_s,
@@ -208,7 +208,7 @@ class MetricsCollector:
             rows_rejected=self._rejected.total(),
             source_share=self._source_share,
             rows_per_s_recent=self._window.per_second(now_s),
-            requests=self._outcomes.total(),
+            requests=sum(self._outcomes.values()),
             in_flight=self._in_flight,
             limit=limit,
             chunk_rows=chunk_rows,
@@ -232,7 +232,7 @@ class MetricsCollector:
             rejected_by_code=dict(sorted(self._rejected.items())),
             rows_resumed=self._rows_resumed,
             rows_per_s=_ratio(self._rows_in, elapsed_s),
-            requests=self._outcomes.total(),
+            requests=sum(self._outcomes.values()),
             requests_by_outcome={
                 each.value: self._outcomes[each] for each in Outcome if self._outcomes[each]
             },

@@ -53,9 +53,6 @@ class _Stretch:
     """What happened from the end of the one before to `end`, in units of the first spacing."""
 
     end: int
-    rows: int = 0
-    requests: int = 0
-    successes: int = 0
     chunk_rows: int = 0
     refused: int = 0
     failed: int = 0
@@ -69,17 +66,7 @@ class _Stretch:
 
     def absorb(self, later: "_Stretch") -> None:
         """Take in what happened right after."""
-        for name in (
-            "rows",
-            "requests",
-            "successes",
-            "chunk_rows",
-            "refused",
-            "failed",
-            "rejected",
-            "in_flight",
-            "seen",
-        ):
+        for name in ("chunk_rows", "refused", "failed", "rejected", "in_flight", "seen"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
         self.end = later.end
         if later.seen:
@@ -103,19 +90,18 @@ class Timeline:
         self._most = most_points
         self._step = 1  # how many of the first spacings make a stretch
         self._stretches: list[_Stretch] = []
+        self._last = _Stretch(end=0)
+        self._last_until_s = -math.inf
 
     def finished(self, sample: Sample) -> None:
         """An invocation ended."""
         rows, _, started_s, finished_s, outcome, kind = sample
         if kind is _PROBE or outcome is _CANCELLED:
             return
-        stretch = self._at(finished_s)
-        stretch.requests += 1
+        stretch = self._last if finished_s < self._last_until_s else self._at(finished_s)
         if outcome is _SUCCESS:
             seconds = finished_s - started_s
-            stretch.rows += rows
             stretch.chunk_rows += rows
-            stretch.successes += 1
             bucket = floor(log(seconds) * _SCALE) if seconds > 1e-06 else _LOWEST
             latencies = stretch.latencies
             latencies[bucket] = latencies.get(bucket, 0) + 1  # Counter's own default is a call into Python
@@ -126,9 +112,7 @@ class Timeline:
 
     def rejected(self, at_s: float, rows: int) -> None:
         """Rows got an error instead of an answer; they count as answered."""
-        stretch = self._at(at_s)
-        stretch.rejected += rows
-        stretch.rows += rows
+        self._at(at_s).rejected += rows
 
     def seen(self, at_s: float, *, in_flight: int, limit: int, chunk_rows: int, bound: Bound | None) -> None:
         """The state of the run at a moment; to be told a few times a second."""
@@ -154,9 +138,8 @@ class Timeline:
     def _at(self, at_s: float) -> _Stretch:
         """The stretch of a moment; a moment before the last stretch counts in the last."""
         unit = int((at_s - self._origin_s) / self._spacing_s)
-        stretches = self._stretches
-        if stretches and unit < stretches[-1].end:
-            return stretches[-1]
+        if self._stretches and unit < self._stretches[-1].end:
+            return self._stretches[-1]
         unit = max(0, unit)
         while not self._stretches or unit >= self._stretches[-1].end:
             if len(self._stretches) >= self._most:
@@ -170,7 +153,9 @@ class Timeline:
             self._stretches.append(
                 _Stretch(end=before.end + self._step, limit=before.limit, wanted=before.wanted)
             )
-        return self._stretches[-1]
+        self._last = self._stretches[-1]
+        self._last_until_s = self._origin_s + self._last.end * self._spacing_s
+        return self._last
 
     def _thin(self) -> None:
         """Merge neighbours."""
@@ -183,12 +168,13 @@ class Timeline:
 
 def _point(stretch: _Stretch, end_s: float, seconds: float) -> TimelinePoint:
     bound = max(stretch.bounds, key=lambda each: stretch.bounds[each], default=None)
+    successes = stretch.latencies.total()
     return TimelinePoint(
         at_s=round(end_s, 3),
         seconds=round(seconds, 3),
-        rows_per_s=float(f"{stretch.rows / seconds:.6g}"),
-        requests=stretch.requests,
-        chunk_rows=round(stretch.chunk_rows / stretch.successes, 1) if stretch.successes else None,
+        rows_per_s=float(f"{(stretch.chunk_rows + stretch.rejected) / seconds:.6g}"),
+        requests=successes + stretch.refused + stretch.failed,
+        chunk_rows=round(stretch.chunk_rows / successes, 1) if successes else None,
         chunk_rows_wanted=stretch.wanted,
         limit=stretch.limit,
         in_flight=round(stretch.in_flight / stretch.seen, 2) if stretch.seen else 0.0,

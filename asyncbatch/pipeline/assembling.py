@@ -176,17 +176,17 @@ def assemble(block: OpenBlock, decoder: Decoder, shape: OutputShape) -> "tuple[p
     import pyarrow as pa
 
     rows = block.block.rows
-    results = sorted(block.results, key=lambda result: result.chunk.start)
+    results = sorted(block.results, key=lambda result: result.start)
     rejects = tuple(sorted(block.rejects, key=lambda reject: reject.row))
     columns: list[Any] = list(block.source.table.itercolumns())
     for index, field in enumerate(decoder.fields):
         parts: list[Any] = []
         reached = 0
         for result in results:
-            if result.chunk.start > reached:
-                parts.append(null_values(result.chunk.start - reached, field))
+            if result.start > reached:
+                parts.append(null_values(result.start - reached, field))
             parts.append(result.columns[index])
-            reached = result.chunk.stop
+            reached = result.stop
         if reached < block.encoded.rows:
             parts.append(null_values(block.encoded.rows - reached, field))
         columns.append(_spread(assemble_values(parts, field), block, rows))
@@ -236,7 +236,7 @@ def _meta(block: OpenBlock, results: Sequence[Any], shape: OutputShape, rows: in
         if meta == "variant":
             by_row: list[str | None] = [None] * block.encoded.rows
             for result in results:
-                by_row[result.chunk.start : result.chunk.stop] = [result.variant or None] * result.chunk.rows
+                by_row[result.start : result.stop] = [result.variant or None] * (result.stop - result.start)
             found.append(_spread(pa.array(by_row, pa.string()), block, rows))
         elif meta == "inference-id":
             found.append(pa.array([shape.inference_id] * rows, pa.string()))

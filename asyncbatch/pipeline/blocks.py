@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from asyncbatch.control.cutting import equal_cut
-from asyncbatch.model import Block, Chunk, ChunkResult, Kind, Reject, SourceBlock, Values
+from asyncbatch.model import Block, ChunkResult, Kind, Reject, SourceBlock, Values
 from asyncbatch.protocols import EncodedBlock
 
 if TYPE_CHECKING:
@@ -120,10 +120,12 @@ class OpenBlock:
 
     def answer(self, work: Work, columns: tuple[Values, ...], variant: str) -> None:
         """Rows of `work` are answered; their body bytes are no longer needed."""
-        self.results.append(ChunkResult(Chunk(work.start, work.stop), columns, variant))
+        start, stop = work.start, work.stop
+        self.results.append(ChunkResult(start, stop, columns, variant))
         if variant:
-            self.variants[variant] = self.variants.get(variant, 0) + work.rows
-        self._settled(work)
+            self.variants[variant] = self.variants.get(variant, 0) + stop - start
+        self.encoded.release(start, stop)
+        self.unanswered -= stop - start
 
     def reject(self, work: Work, *, code: str, message: str) -> None:
         """The one row of `work` cannot be answered."""
@@ -131,9 +133,5 @@ class OpenBlock:
         self.rejects.append(
             Reject(row=self.block.start + position, code=code, message=message, attempts=max(1, work.tries))
         )
-        self._settled(work)
-
-    def _settled(self, work: Work) -> None:
-        start, stop = work.start, work.stop
-        self.encoded.release(start, stop)
-        self.unanswered -= stop - start
+        self.encoded.release(work.start, work.stop)
+        self.unanswered -= work.rows

@@ -121,9 +121,9 @@ class Invoker:
                 raise
             failure = Failure(error_name=_UNREADABLE, message=error.message)
         else:
-            sample = self._sample(work, payload, started_s, _SUCCESS)
-            if work.padded or work.block is None:
+            if work.padded or block is None:
                 columns = tuple(values[: work.rows] for values in columns)
+            sample = self._sample(work, payload, started_s, _SUCCESS)
             return Answer(columns, reply.variant, sample, received_s, reply.times)
         verdict = _unreadable() if failure.error_name == _UNREADABLE else classify(failure)
         note = None

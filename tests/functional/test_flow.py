@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from asyncbatch.control import FixedController
 from asyncbatch.control.breaker import Breaker
 from asyncbatch.errors import EndpointError, InvocationError, StoppedError
-from asyncbatch.model import Block, BytesPayload, Failure, Payload, Reply, SourceBlock, Transport, Values
+from asyncbatch.model import (
+    Block,
+    BytesPayload,
+    Failure,
+    Payload,
+    Reply,
+    Sample,
+    SourceBlock,
+    Transport,
+    Values,
+)
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.pipeline.blocks import OpenBlock
 from asyncbatch.pipeline.flow import Flow, FlowOptions
@@ -79,6 +89,7 @@ class ScriptedEndpoint:
     calls: list[list[int]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
+    in_flight_at_calls: list[int] = field(default_factory=list)
     name: str = "scripted"
     takes_batches: bool = False
     max_body_bytes: int = 2**20
@@ -97,6 +108,7 @@ class ScriptedEndpoint:
         self.calls.append(rows)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.in_flight_at_calls.append(self.in_flight)
         try:
             await anyio.sleep(self.latency_s)
         finally:
@@ -104,6 +116,21 @@ class ScriptedEndpoint:
         if failure := self.behaviour(self, rows):
             raise InvocationError(failure)
         return Reply(body="\n".join(str(2 * row) for row in rows).encode(), content_type="text/csv")
+
+
+class SteppedController(FixedController):
+    """A limit that follows the number of answers."""
+
+    def __init__(self, limit: Callable[[int], int], *, chunk_rows: int) -> None:
+        super().__init__(chunk_rows=chunk_rows, chunk_bytes=2**20, concurrency=1)
+        self._limit = limit
+        self._answers = 0
+
+    def concurrency(self) -> int:
+        return self._limit(self._answers)
+
+    def record(self, sample: Sample) -> None:
+        self._answers += 1
 
 
 @dataclass
@@ -125,6 +152,7 @@ def run_flow(
     one_row_works: bool = True,
     seed: int = 1,
     rate: float | None = None,
+    limit: Callable[[int], int] | None = None,
 ) -> Ran:
     endpoint = ScriptedEndpoint(behaviour)
     predictions: dict[int, float] = {}
@@ -134,7 +162,7 @@ def run_flow(
     async def main() -> float:
         clock = anyio.current_time
         metrics = MetricsCollector(clock=clock)
-        controller = FixedController(chunk_rows=chunk_rows, chunk_bytes=2**20, concurrency=concurrency)
+        controller = SteppedController(limit or (lambda _: concurrency), chunk_rows=chunk_rows)
         breaker = Breaker(max_outage_s=max_outage_s, started_s=clock())
         good_row = pa.table({"x": [10**9]})
 
@@ -144,7 +172,7 @@ def run_flow(
             assert isinstance(block.encoded, IntBlock)
             assert block.encoded.released == block.encoded.rows
             for result in block.results:
-                rows = block.encoded.values[result.chunk.start : result.chunk.stop]
+                rows = block.encoded.values[result.start : result.stop]
                 values: Any = result.columns[0]
                 for row, value in zip(rows, values, strict=True):
                     assert row not in predictions, f"row {row} was answered twice"
@@ -233,6 +261,23 @@ def test_a_healthy_endpoint_gets_every_row_once_and_never_more_in_flight_than_th
 def test_the_places_in_flight_are_kept_busy() -> None:
     ran = run_flow(lambda endpoint, rows: None, blocks=[100] * 10, concurrency=5)
     assert ran.elapsed_s < 100 / 5 * 0.05 * 1.1
+
+
+def test_a_limit_that_rises_and_falls_is_filled_at_once() -> None:
+    steps = {0: 2, 20: 8, 60: 1, 80: 6}
+    ran = run_flow(
+        lambda endpoint, rows: None,
+        blocks=[1_000, 1_000],
+        limit=lambda answers: next(limit for at, limit in reversed(steps.items()) if answers >= at),
+    )
+    _all_right(ran, 2_000, set())
+    seen = ran.endpoint.in_flight_at_calls
+    assert set(seen[2:20]) == {2}
+    assert set(seen[30:60]) == {8}
+    assert set(seen[68:80]) == {1}
+    assert set(seen[90:-10]) == {6}
+    # 10 rounds of 2, 5 of 8, 20 of 1 (7 of them of the round before) and what is left by 6
+    assert ran.elapsed_s < 1.15 * 0.05 * (10 + 5 + 20 + 120 / 6)
 
 
 def test_a_block_without_rows_is_finished_too() -> None:

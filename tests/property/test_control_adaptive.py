@@ -149,7 +149,7 @@ def drive(
         )
         if outcome is Outcome.SUCCESS and clock.now > end - seconds / 4:
             answered += rows
-    for finished, started, rows, outcome in busy:
+    for finished, started, rows, outcome in reversed(busy):  # in the order of their ends
         clock.now = max(clock.now, finished)
         controller.record(
             Sample(
