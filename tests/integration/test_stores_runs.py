@@ -444,9 +444,9 @@ print(json.dumps({{"Version": 1, "AccessKeyId": f"{name}-{{now:.3f}}", "SecretAc
 def test_keys_that_expire_are_renewed_for_reading_and_writing_apart(
     base: str, proxy: Proxy, echo: Background, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store takes a key for a second and a half after it was issued, and the run is longer than several."""
+    """The store takes a key for some seconds after it was issued, and the run is longer than that."""
     put(base, "in.csv", csv_text(TABLE))
-    valid_s = 1.5
+    valid_s, taken_s = 1.5, 4.0  # what is between them is for machines that pause between signing and sending
     config = []
     for name in ("reader", "writer"):
         script = tmp_path / f"{name}.py"
@@ -464,7 +464,7 @@ def test_keys_that_expire_are_renewed_for_reading_and_writing_apart(
         if name != ("reader" if "in.csv" in path else "writer"):
             return 403, "AccessDenied"
         keys[name].add(key)
-        return (400, "ExpiredToken") if time.time() - float(issued) > valid_s else None
+        return (400, "ExpiredToken") if time.time() - float(issued) > taken_s else None
 
     proxy.refuse = check
     report = run(
@@ -473,11 +473,11 @@ def test_keys_that_expire_are_renewed_for_reading_and_writing_apart(
         f"{base}/out/",
         source_profile="reader",
         sink_profile="writer",
-        row_rate=250,
+        row_rate=150,
         chunk_rows="25",
     )
     assert report.exit_code == 0
-    assert report.metrics.elapsed_s > 2 * valid_s
+    assert report.metrics.elapsed_s > 1.2 * taken_s
     assert len(keys["writer"]) >= 3
     proxy.refuse = lambda method, path, headers: None
     monkeypatch.setenv("AWS_CONFIG_FILE", "")
