@@ -25,6 +25,8 @@ from asyncbatch.model import ChunkTarget, Kind, Outcome, Sample
 from asyncbatch.units import IntRange
 
 _START_ROWS = 16
+# Looked up for every sample: a name of the module takes half as long as a member of an enum.
+_SUCCESS, _FIRST, _RETRY = Outcome.SUCCESS, Kind.FIRST, Kind.RETRY
 _LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
@@ -157,11 +159,11 @@ class AdaptiveController:
     def record(self, sample: Sample) -> None:
         now, outcome, point = sample.finished_s, sample.outcome, self._point
         begun_with = point.flight.finish(sample.started_s, now)
-        success = outcome is Outcome.SUCCESS
+        success = outcome is _SUCCESS
         if success:
             self._oversize.answered(sample.rows)
         kind = sample.kind
-        if kind is not Kind.FIRST and kind is not Kind.RETRY:
+        if kind is not _FIRST and kind is not _RETRY:
             return
         if success:
             self._open += 1
@@ -269,14 +271,19 @@ class AdaptiveController:
         seconds = now - sample.started_s
         if seconds < 1e-6:
             seconds = 1e-6
-        proved = self._prover.settled(rows, good=caps.good_rows, now_s=now)
+        prover = self._prover
+        proved = prover.trying > 0 and prover.settled(rows, good=caps.good_rows, now_s=now)
         caps.answered(rows, sample.body_bytes)
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.prove(int(point.rows))
         if sample.started_s > point.cut_s:
             faded = self._flight_ok * 0.9999
             self._flight_ok = faded if faded > begun_with else float(begun_with)
-        self._search.answered(sample, seconds, begun_with, proved=proved, paced_rate=self._pacer.rate)
+        search = self._search
+        if not search.cruising:
+            search.started_with(sample, seconds, begun_with)
+        elif search.cruise.answered(sample, seconds, proved=proved, paced_rate=self._pacer.rate):
+            search.climb(now)
 
     def _outage_over(self, now: float) -> None:
         """All was lost for a while and now something succeeds: what the outage taught was not about limits."""

@@ -209,16 +209,17 @@ class Prover:
     """Lets one request try a size that was never answered, while the others stay with what works."""
 
     def __init__(self) -> None:
-        self._trying = 0
+        self.trying = 0
+        """The size that one request tries; 0 if none does."""
         self._until_s = 0.0
 
     def rows(self, want: int, *, good: int, now_s: float, patience_s: float) -> int:
         """How many rows the next chunk may have, given that `want` are wanted and `good` are known to work."""
         if want <= good * 1.1 or good <= 0:
             return want
-        if self._trying and now_s < self._until_s:
+        if self.trying and now_s < self._until_s:
             return good
-        self._trying = want
+        self.trying = want
         self._until_s = now_s + patience_s
         return want
 
@@ -227,7 +228,7 @@ class Prover:
 
         It is the one larger than what works. If none came for long, a block's end made the trial smaller: that is the answer too.
         """
-        if self._trying and (rows > 1.05 * good or now_s > self._until_s):
-            self._trying = 0
+        if self.trying and (rows > 1.05 * good or now_s > self._until_s):
+            self.trying = 0
             return True
         return False
