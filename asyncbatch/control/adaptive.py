@@ -209,7 +209,7 @@ class AdaptiveController:
         a, b = point.fit.line
         if not self._search.cruising or point.latency_s <= 0 or b <= 0 or self._trust is not None:
             return None
-        rate = self._pacer.rate
+        rate = self._pacer.admitted_rate
         return LearnedPoint(
             chunk_rows=max(1, int(point.rows)),
             concurrency=self.concurrency(),
