@@ -213,7 +213,7 @@ class AdaptiveController:
         a, b = point.fit.line
         if not self._search.cruising or point.latency_s <= 0 or b <= 0 or self._trust is not None:
             return None
-        rate = self._pacer.rate
+        rate = self._pacer.admitted_rate
         return LearnedPoint(
             chunk_rows=max(1, int(point.rows)),
             concurrency=self.concurrency(),
@@ -283,7 +283,11 @@ class AdaptiveController:
         if started_s > point.cut_s:
             faded = self._flight_ok * 0.9999
             self._flight_ok = faded if faded > begun_with else float(begun_with)
-        self._search.answered(sample, seconds, begun_with, proved=proved, paced_rate=self._pacer.rate)
+        search = self._search
+        if not search.cruising:
+            search.started_with(sample, seconds, begun_with)
+        elif search.cruise.answered(sample, seconds, proved=proved, paced_rate=self._pacer.rate):
+            search.climb(now)
 
     def _outage_over(self, now: float) -> None:
         """All was lost for a while and now something succeeds: what the outage taught was not about limits."""

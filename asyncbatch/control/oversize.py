@@ -24,6 +24,7 @@ class Oversize:
         self._prover = prover
         self._timeouts = 0
         self._timeout_s = -math.inf
+        self._remedies = 0  # against timeouts, none of them long after the one before
         self._failures = self._successes = 0.0  # of the present size, fading
         self._smaller_ok = 0
 
@@ -51,7 +52,7 @@ class Oversize:
             search.go_on(now)
             return
         if now - self._timeout_s > 3 * point.timeout_s:
-            self._timeouts = 0
+            self._timeouts = self._remedies = 0
         self._timeouts += rows > 0.45 * point.rows
         self._timeout_s = now
         if sample.started_s < point.cut_s:
@@ -63,6 +64,11 @@ class Oversize:
             queued = point.limit > max(2.0, 1.5 * point.slots) and waited_s > 1.5 * point.fit.seconds(rows)
             if queued:
                 point.limit = max(1.0, 0.6 * point.limit, min(point.limit, 1.2 * point.slots))
+            elif (
+                self._remedies > 1
+            ):  # smaller chunks alone did not help: they wait, whatever was thought of the slots
+                point.limit = max(1.0, 0.6 * point.limit)
+            self._remedies += 1
             if again or not queued:
                 point.rows = max(1.0, 0.5 * point.rows if again else 0.75 * min(point.rows, rows))
         point.note(now, point.setting, f"a request of {rows} rows timed out after {waited_s:.1f} s")

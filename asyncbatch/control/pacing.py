@@ -88,6 +88,14 @@ class RequestPacer:
         self._touched_s = self._cut_s = now_s
         return self.rate
 
+    @property
+    def admitted_rate(self) -> float:
+        """Requests a second that the endpoint is known to admit; infinity if it never refused any.
+
+        Where larger chunks have made the pace needless, `rate` grows without being tried.
+        """
+        return min(self.rate, self._refused_rate)
+
     def restore(self, rate: float, now_s: float) -> None:
         """An earlier run found `rate` requests a second to be admitted."""
         self.rate = self._refused_rate = max(0.1, rate)

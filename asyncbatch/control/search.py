@@ -21,20 +21,18 @@ class Search:
         self.cruise = Cruise(point, now_s=now_s)
         self.cruising = False
 
-    def answered(
-        self, sample: Sample, seconds: float, begun_with: int, *, proved: bool, paced_rate: float
-    ) -> None:
-        """A chunk was answered; `proved`: it was the first of a size never tried."""
-        now = sample.finished_s
-        if not self.cruising:
-            self.startup.answered(sample, seconds, begun_with, since_s=self._point.cut_s)
-            self.go_on(now)
-        elif self.cruise.answered(sample, seconds, proved=proved, paced_rate=paced_rate):
-            if self.startup.climb_on(now):
-                self.cruise.explorer.trial = None
-                self.cruising = False
-            else:
-                self.cruise.start(now)
+    def started_with(self, sample: Sample, seconds: float, begun_with: int) -> None:
+        """A chunk was answered at start-up, sent with `begun_with` in flight."""
+        self.startup.answered(sample, seconds, begun_with, since_s=self._point.cut_s)
+        self.go_on(sample.finished_s)
+
+    def climb(self, now: float) -> None:
+        """Cruise wants chunks of twice the size and more: a row climb, or where that is not worth it the trial it proposed."""
+        if self.startup.climb_on(now):
+            self.cruise.explorer.trial = None
+            self.cruising = False
+        else:
+            self.cruise.start(now)
 
     def go_on(self, now: float) -> None:
         """Cruise, if start-up has come to its end."""

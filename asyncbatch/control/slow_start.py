@@ -28,6 +28,7 @@ class SlowStart:
         self._ratios: deque[tuple[float, int]] = deque(maxlen=64)
         self._baseline: list[float] = [0.0]  # logarithms; the first is the fit's own word
         self._unfilled = 0  # answers in a row to requests sent with far fewer in flight than allowed
+        self._unused = False  # it ended because something else holds requests back
         self.done = False
 
     def answered(self, *, seconds: float, idle_s: float, in_flight: int, limit: float) -> float:
@@ -40,17 +41,15 @@ class SlowStart:
             limit: the limit until now.
         """
         ratio = seconds / max(idle_s, 1e-6)
-        self._unfilled = self._unfilled + 1 if in_flight < self._FILLED * limit - 1 else 0
-        if self._unfilled:
-            self.done = (
-                self._unfilled > 2 * limit + 8
-            )  # something else holds requests back, such as their pace
-            return limit
         if len(self._baseline) <= self._BASELINE:
             most = math.inf if in_flight <= self._few else self._MOST  # of more, some may have waited
             self._baseline.append(math.log(max(min(ratio, most), 1e-6)))
             return limit + 1.0
         self._ratios.append((ratio / self.baseline, in_flight))
+        self._unfilled = self._unfilled + 1 if in_flight < self._FILLED * limit - 1 else 0
+        if self._unfilled:
+            self._unused = self.done = self._unfilled > 2 * limit + 8  # such as by their pace
+            return limit
         window = min(len(self._ratios), max(4, in_flight // 2))
         recent = sorted(r for r, _ in list(self._ratios)[-window:])
         if window >= 4:
@@ -68,6 +67,11 @@ class SlowStart:
     def baseline(self) -> float:
         """Latency of an idle endpoint over what was predicted."""
         return math.exp(sum(self._baseline) / len(self._baseline))
+
+    @property
+    def bounds(self) -> bool:
+        """Whether `slots` says how many there are, not only how many there are at least."""
+        return bool(self._ratios) and not self._unused
 
     @property
     def certain(self) -> bool:

@@ -201,7 +201,9 @@ class Startup:
     def _end_flight(self, now: float, *, little: bool) -> None:
         point = self._point
         point.slots = self._slow.slots()
-        grown, point.limit = point.limit, max(2.0, min(point.limit, _HEADROOM * point.slots))
+        grown = point.limit
+        if self._slow.bounds:
+            point.limit = max(2.0, min(grown, _HEADROOM * point.slots))
         point.latency_s *= point.limit / grown
         self._waiting_s *= point.limit / grown
         point.note(

@@ -10,8 +10,10 @@ from asyncbatch.control.cruise import Cruise
 from asyncbatch.control.epoch import Measure
 from asyncbatch.control.in_flight import InFlight
 from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.oversize import Oversize
 from asyncbatch.control.pacing import RequestPacer
-from asyncbatch.control.size_caps import SizeCaps
+from asyncbatch.control.search import Search
+from asyncbatch.control.size_caps import Prover, SizeCaps
 from asyncbatch.control.throttle import Cause, ThrottleCause
 from asyncbatch.model import Kind, Outcome, Sample
 from asyncbatch.units import IntRange
@@ -138,6 +140,33 @@ class TestInFlight:
         flight.restart(5.0, from_s=5.0)
         flight.finish(6.0, 10.0)  # waited from 0 to 6, of which 1 s is in the average
         assert flight.mean(10.0) == pytest.approx(4 / 5)
+
+
+class TestTimeouts:
+    def test_where_smaller_chunks_do_not_help_fewer_are_kept_in_flight(self) -> None:
+        """The workers were overestimated: nothing seems to queue, and yet all requests wait for too long."""
+        point = made_point()
+        search = Search(point, start_rows=16, now_s=0.0)
+        search.skip(0.0)
+        point.fit.add(16, 1.0)
+        point.fit.add(4096, 30.0)
+        point.rows, point.limit, point.slots = 4096.0, 16.0, 14.0
+        point.caps.prove(4096)
+        oversize = Oversize(point, search, Prover())
+        limits = []
+        for burst in range(5):
+            sent = 61.0 * burst + 1
+            for _ in range(16):
+                oversize.timed_out(
+                    Sample(
+                        rows=int(point.rows), body_bytes=1, started_s=sent, finished_s=sent + 60,
+                        outcome=Outcome.TIMEOUT, kind=Kind.FIRST,
+                    )
+                )  # fmt: skip
+            limits.append(point.limit)
+        assert limits[1] == 16  # smaller chunks come first
+        assert limits[-1] < 8
+        assert point.rows < 1024
 
 
 class TestGoal:

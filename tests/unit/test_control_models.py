@@ -233,6 +233,20 @@ class TestPacer:
         assert pacer.delay(1.9) > 0
         assert pacer.delay(2.0) == 0.0
 
+    def test_what_was_admitted_is_what_was_tried(self) -> None:
+        pacer, now = RequestPacer(), 0.0
+        assert pacer.admitted_rate == math.inf
+        for _ in range(40):  # ten a second
+            assert pacer.delay(now) == 0.0
+            now += 0.1
+        pacer.cut(now)
+        assert pacer.admitted_rate == pacer.rate < 10
+        while now < 400.0:  # far fewer than allowed, refused none
+            pacer.delay(now)
+            now += 2.0
+        assert pacer.rate > 20
+        assert pacer.admitted_rate == pytest.approx(10, rel=0.1)
+
     def test_recovers(self) -> None:
         pacer = RequestPacer()
         for k in range(40):

