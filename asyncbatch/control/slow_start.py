@@ -41,15 +41,15 @@ class SlowStart:
             limit: the limit until now.
         """
         ratio = seconds / max(idle_s, 1e-6)
+        self._unfilled = self._unfilled + 1 if in_flight < self._FILLED * limit - 1 else 0
+        if self._unfilled:
+            self._unused = self.done = self._unfilled > 2 * limit + 8  # such as by their pace
+            return limit
         if len(self._baseline) <= self._BASELINE:
             most = math.inf if in_flight <= self._few else self._MOST  # of more, some may have waited
             self._baseline.append(math.log(max(min(ratio, most), 1e-6)))
             return limit + 1.0
         self._ratios.append((ratio / self.baseline, in_flight))
-        self._unfilled = self._unfilled + 1 if in_flight < self._FILLED * limit - 1 else 0
-        if self._unfilled:
-            self._unused = self.done = self._unfilled > 2 * limit + 8  # such as by their pace
-            return limit
         window = min(len(self._ratios), max(4, in_flight // 2))
         recent = sorted(r for r, _ in list(self._ratios)[-window:])
         if window >= 4:
