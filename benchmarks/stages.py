@@ -173,7 +173,7 @@ def _of_size(folder: Path, encoded: Any, rows: int, size: int) -> dict[str, floa
     found["decode"] = least_s(lambda: [decoder.decode(reply, size) for _ in starts])
     for name, make in {"fixed": _fixed, "adaptive": _adaptive}.items():
         found[f"book-keeping, {name} controller"] = min(
-            _bookkeeping(make(size), size, REQUESTS[size]) for _ in range(TRIES)
+            _bookkeeping(make(size), size, REQUESTS[1]) for _ in range(TRIES)
         )
     return found
 
