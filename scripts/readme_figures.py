@@ -57,15 +57,21 @@ def rivals(result: dict[str, Any]) -> str:
     ]
     if wrk:
         notes.append(f"wrk, in C and unsigned, takes so many µs of CPU a request: {', '.join(wrk)}.")
-    if result.get("latency"):
-        busy = min(each["busy"] for each in result["latency"])
-        notes.append(
-            f"With 20 ms a request and 64 slots they were busy {busy:.1%} of the time, by the endpoint's own count."
-        )
+    slots = read("slots")
+    found, fixed = (min(each["busy"] for each in slots[name]) for name in ("adaptive", "64 in flight"))
+    notes.append(
+        f"With 20 ms a request and 64 slots they are busy {found:.1%} of the time, by the endpoint's own count "
+        f"({fixed:.1%} with 64 in flight fixed; [slots.json](benchmarks/results/slots.json))."
+    )
     if result.get("start_cpu_s"):
         start = sorted(result["start_cpu_s"])[len(result["start_cpu_s"]) // 2]
         notes.append(f"CPU before the first request: {start:.2f} s.")
     return "\n".join(lines) + "\n\n" + " ".join(notes)
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return found
 
 
 FIGURES = {"demo": demo, "flights": flights, "rivals": rivals}
@@ -78,8 +84,7 @@ def filled(text: str) -> str:
             continue
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
-        result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-        text = f"{head}{begin}\n{make(result)}\n{end}{tail}"
+        text = f"{head}{begin}\n{make(read(name))}\n{end}{tail}"
     return text
 
 
