@@ -10,10 +10,12 @@ import pytest
 from botocore import auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from asyncbatch.endpoint.sigv4 import Keys, RequestSigner, payload_hash
+from asyncbatch.endpoint.target import host_header
 from asyncbatch.server.answers import ServiceError
 from asyncbatch.server.config import Credential
 from asyncbatch.server.sigv4 import SignatureVerifier, SignedRequest
@@ -49,6 +51,11 @@ REQUESTS = {
     "now_s": st.integers(0, 4_000_000_000),
 }
 
+PLAIN: dict[str, Any] = {
+    "access_key": "a", "secret_key": "s", "token": None, "region": "eu-west-1", "service": "sagemaker",
+    "segments": ["x"], "query": [], "headers": [], "pieces": [], "now_s": 0,
+}  # fmt: skip
+
 
 def botocores(
     *,
@@ -72,6 +79,8 @@ def botocores(
 
 @settings(max_examples=2000, deadline=None)
 @given(**REQUESTS)
+@example(**PLAIN, host="a.example:443")
+@example(**PLAIN, host="a.example:80")
 def test_a_signature_is_botocores(
     access_key: str,
     secret_key: str,
@@ -93,7 +102,7 @@ def test_a_signature_is_botocores(
         region=region,
         service=service,
         method="POST",
-        host=host,
+        host=host_header(URL(f"https://{host}/")),
         path=path,
         query=asked,
         headers=headers,
