@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from asyncbatch.server import ServeConfig
 from asyncbatch.server.background import Background, background
@@ -15,6 +16,13 @@ from asyncbatch.server.background import Background, background
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the long forms of proofs too")
     parser.addoption("--crashes", type=int, help="crashes of a modelled disk in each scenario; default 40")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The same examples each time, so that a change is judged by what it changed; new ones are for the long forms."""
+    settings.register_profile("repeatable", derandomize=True)
+    if not config.getoption("--slow"):
+        settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
