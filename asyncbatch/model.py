@@ -50,6 +50,11 @@ class Kind(Enum):
     PROBE = "probe"
 
 
+SUCCESS, CANCELLED = Outcome.SUCCESS, Outcome.CANCELLED
+FIRST, RETRY, PROBE = Kind.FIRST, Kind.RETRY, Kind.PROBE
+"""For what is asked for each request: reading a member from its class is a call into Python until 3.12."""
+
+
 class Transport(Enum):
     """A failure below HTTP."""
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from asyncbatch.config import RunConfig
 from asyncbatch.errors import InputError
-from asyncbatch.model import Block, Kind, SourceBlock
+from asyncbatch.model import FIRST, Block, SourceBlock
 from asyncbatch.pipeline.blocks import OpenBlock, Work
 from asyncbatch.pipeline.planning import Prepared
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOCK_ROWS = 65_536
-_FIRST = Kind.FIRST  # reading it from its class is a call into Python until 3.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ class Cycle:
             start = min((start + rows) % max(1, self._size - rows + 1), self._size - rows)
         self._at = stop = start + rows
         self._chunks += 1
-        work = Work(self._block, start, stop, _FIRST, self._chunks)
+        work = Work(self._block, start, stop, FIRST, self._chunks)
         work.padded = rows < self._min_rows
         return work
 

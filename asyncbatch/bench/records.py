@@ -57,19 +57,8 @@ class Records:
         """
         code = self._names.setdefault(outcome, len(self._names))
         began_s, written_s, replied_s = wire or _UNKNOWN
-        fields = (
-            intended_s,
-            sent_s,
-            began_s,
-            written_s,
-            replied_s,
-            received_s,
-            finished_s,
-            rows,
-            body_bytes,
-            code,
-        )
-        self._kept.frombytes(_pack(*fields))
+        times_s = (intended_s, sent_s, began_s, written_s, replied_s, received_s, finished_s)
+        self._kept.frombytes(_pack(*times_s, rows, body_bytes, code))
 
     def time(self, name: str) -> "Array":
         """One of the times, of every request."""

@@ -55,7 +55,7 @@ def _numbers_on_a_line(body: bytes, rows: int) -> "Values | None":
 
 
 def _numbers(text: bytes, rows: int) -> "Values | None":
-    if _U in text or _S in text or _QUOTE in text:
+    if _has_booleans(text) or _QUOTE in text:
         return None
     try:
         values = orjson.loads(b"[" + text + b"]")

@@ -21,12 +21,10 @@ from asyncbatch.control.service_fit import ServiceFit
 from asyncbatch.control.size_caps import Prover
 from asyncbatch.control.startup import Phase
 from asyncbatch.control.tail import tail_rows
-from asyncbatch.model import ChunkTarget, Kind, Outcome, Sample
+from asyncbatch.model import FIRST, RETRY, SUCCESS, ChunkTarget, Outcome, Sample
 from asyncbatch.units import IntRange
 
 _START_ROWS = 16
-_SUCCESS, _FIRST, _RETRY = Outcome.SUCCESS, Kind.FIRST, Kind.RETRY
-"""Reading a member from its class is a call into Python until 3.12."""
 _LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
@@ -163,10 +161,10 @@ class AdaptiveController:
         rows, _, started_s, now, outcome, kind = sample
         point = self._point
         begun_with = point.flight.finish(started_s, now)
-        success = outcome is _SUCCESS
+        success = outcome is SUCCESS
         if success:
             self._oversize.answered(rows)
-        if kind is not _FIRST and kind is not _RETRY:
+        if kind is not FIRST and kind is not RETRY:
             return
         limit = point.limit
         if success:

@@ -6,12 +6,11 @@ rows into a million rejects, one bisection at a time.
 
 from collections import deque
 
-from asyncbatch.model import Outcome
+from asyncbatch.model import SUCCESS, Outcome
 
 _WINDOW = 20
 _CHUNKS = 5
 _SINGLES = 3
-_SUCCESS = Outcome.SUCCESS  # reading it from its class is a call into Python until 3.12
 _AWAY = frozenset({Outcome.UNAVAILABLE, Outcome.NOT_READY, Outcome.FAILED, Outcome.TIMEOUT, Outcome.REJECTED})
 
 
@@ -34,7 +33,7 @@ class Breaker:
 
     def record(self, outcome: Outcome, *, chunk: int, rows: int, now_s: float) -> None:
         """An invocation of `rows` rows that belongs to the originally cut `chunk` has finished."""
-        if outcome is _SUCCESS:
+        if outcome is SUCCESS:
             self._recent.clear()
             self.is_open = False
             self._probes = 0

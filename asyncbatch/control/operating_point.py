@@ -117,9 +117,8 @@ class OperatingPoint:
         rest_s = min(600.0, self.remaining / max(rate, 1e-9))
         best_s = max(0.8, math.sqrt(rest_s * a / (1 + 2 * self.spread)))
         longest_s = self.longest_s / max(1.0, queueing)
-        longest_s = max(
-            longest_s, min(1.25 * a, self.longest_s)
-        )  # a call that is dear anyway is not made for a few rows
+        # A call that is dear anyway is not made for a few rows.
+        longest_s = max(longest_s, min(1.25 * a, self.longest_s))
         best_s = min(best_s, longest_s, max(rest_s / 10, 0.5))
         rows = max(1.0, (best_s - a) / b)
         rows = min(rows, max(a / (_OVERHEAD * b), (0.8 - a) / b, 1.0))

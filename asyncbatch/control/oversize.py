@@ -64,9 +64,8 @@ class Oversize:
             queued = point.limit > max(2.0, 1.5 * point.slots) and waited_s > 1.5 * point.fit.seconds(rows)
             if queued:
                 point.limit = max(1.0, 0.6 * point.limit, min(point.limit, 1.2 * point.slots))
-            elif (
-                self._remedies > 1
-            ):  # they wait, whatever was thought of the slots: smaller chunks did not help
+            # Smaller chunks did not help: requests wait, whatever was thought of the slots.
+            elif self._remedies > 1:
                 point.limit = max(1.0, 0.6 * point.limit)
             self._remedies += 1
             if again or not queued:

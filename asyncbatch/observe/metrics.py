@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from asyncbatch.control.binding import Bound
-from asyncbatch.model import Kind, Outcome, Sample
+from asyncbatch.model import PROBE, SUCCESS, Kind, Outcome, Sample
 from asyncbatch.observe.histogram import LogHistogram
 from asyncbatch.observe.metric import metric
 from asyncbatch.observe.timeline import Timeline, TimelinePoint
@@ -18,10 +18,6 @@ WINDOW_S = 10.0
 """Length of the sliding window behind `rows_per_s_recent`."""
 _SLOT_S = 0.5
 _SLOTS = int(WINDOW_S / _SLOT_S) + 1
-_SUCCESS, _PROBE = (
-    Outcome.SUCCESS,
-    Kind.PROBE,
-)  # reading them from their class is a call into Python until 3.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +143,7 @@ class MetricsCollector:
         duration_s = finished_s - started_s
         self._busy_s += duration_s
         self._timeline.finished(sample)
-        if outcome is _SUCCESS and kind is not _PROBE:
+        if outcome is SUCCESS and kind is not PROBE:
             self._latency.add(duration_s)
             self._chunk_rows += rows
             if rows > self._chunk_rows_max:

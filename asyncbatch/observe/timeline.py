@@ -5,22 +5,19 @@ apart: an hour has a point each 8 s, a day one each 3 min. Nothing is lost by me
 latencies are kept as a histogram until they are asked for.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
-from math import floor, log
+from math import ceil, floor, inf, log
 
 from asyncbatch.control.binding import Bound
-from asyncbatch.model import Kind, Outcome, Sample
+from asyncbatch.model import CANCELLED, PROBE, SUCCESS, Outcome, Sample
 from asyncbatch.observe.metric import metric
 
 MOST_POINTS = 600
 _RATIO = 1.04
-_SCALE = 1 / math.log(_RATIO)
+_SCALE = 1 / log(_RATIO)
 _LOWEST = floor(log(1e-06) * _SCALE)
 _CONGESTED = (Outcome.THROTTLED, Outcome.UNAVAILABLE)
-_PROBE, _SUCCESS, _CANCELLED = Kind.PROBE, Outcome.SUCCESS, Outcome.CANCELLED
-"""Reading a member from its class is a call into Python until 3.12."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +88,15 @@ class Timeline:
         self._step = 1  # how many of the first spacings make a stretch
         self._stretches: list[_Stretch] = []
         self._last = _Stretch(end=0)
-        self._last_until_s = -math.inf
+        self._last_until_s = -inf
 
     def finished(self, sample: Sample) -> None:
         """An invocation ended."""
         rows, _, started_s, finished_s, outcome, kind = sample
-        if kind is _PROBE or outcome is _CANCELLED:
+        if kind is PROBE or outcome is CANCELLED:
             return
         stretch = self._last if finished_s < self._last_until_s else self._at(finished_s)
-        if outcome is _SUCCESS:
+        if outcome is SUCCESS:
             seconds = finished_s - started_s
             stretch.chunk_rows += rows
             bucket = floor(log(seconds) * _SCALE) if seconds > 1e-06 else _LOWEST
@@ -187,7 +184,7 @@ def _point(stretch: _Stretch, end_s: float, seconds: float) -> TimelinePoint:
 
 
 def _percentile(latencies: Counter[int], percent: float) -> float | None:
-    rank = max(1, math.ceil(latencies.total() * percent / 100))
+    rank = max(1, ceil(latencies.total() * percent / 100))
     seen = 0
     for bucket in sorted(latencies):
         seen += latencies[bucket]

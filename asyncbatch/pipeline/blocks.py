@@ -4,14 +4,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from asyncbatch.control.cutting import equal_cut
-from asyncbatch.model import Block, ChunkResult, Kind, Reject, SourceBlock, Values
+from asyncbatch.model import FIRST, Block, ChunkResult, Kind, Reject, SourceBlock, Values
 from asyncbatch.protocols import EncodedBlock
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-
-_FIRST = Kind.FIRST  # reading it from its class is a call into Python until 3.12
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +108,7 @@ class OpenBlock:
         if left - rows < min_rows and rows < left:
             rows = left if left <= wanted_rows + min_rows else max(1, rows - min_rows)
         self.unsent = stop = start + rows
-        work = Work(self, start, stop, _FIRST, chunk)
+        work = Work(self, start, stop, FIRST, chunk)
         work.capped = capped
         return work
 

@@ -19,7 +19,7 @@ from asyncbatch.control.breaker import Breaker
 from asyncbatch.control.failures import Action
 from asyncbatch.control.recovery import LONE_TRIES, Attempts, Step, next_step
 from asyncbatch.errors import EndpointError, StoppedError
-from asyncbatch.model import ChunkTarget, Kind, Outcome, Sample
+from asyncbatch.model import FIRST, SUCCESS, ChunkTarget, Kind, Outcome, Sample
 from asyncbatch.observe.events import Event, Explained, RequestFailed, Warned
 from asyncbatch.observe.metrics import MetricsCollector
 from asyncbatch.pipeline.binding import WaitClock
@@ -29,8 +29,6 @@ from asyncbatch.pipeline.invoking import Answer, Invoker, Refusal
 from asyncbatch.pipeline.work import WorkQueue
 from asyncbatch.protocols import Controller
 
-_FIRST, _SUCCESS = Kind.FIRST, Outcome.SUCCESS
-"""Reading a member from its class is a call into Python until 3.12."""
 _LONGEST_WAIT_S = 20.0
 _BASE_S = 0.1
 _THROTTLE_BASE_S = 0.5
@@ -243,7 +241,7 @@ class Flow:
             return None
         if work.block is not None and work.stop - work.start < self._min_rows:
             work.padded = True
-        if work.kind is _FIRST:
+        if work.kind is FIRST:
             self.chunks += 1
             self.capped += work.capped
             self._retry_budget.note_first_try()
@@ -290,7 +288,7 @@ class Flow:
 
     def _answered(self, work: Work, answer: Answer) -> None:
         sample, block = answer.sample, work.block
-        self._breaker.record(_SUCCESS, chunk=work.chunk, rows=sample.rows, now_s=sample.finished_s)
+        self._breaker.record(SUCCESS, chunk=work.chunk, rows=sample.rows, now_s=sample.finished_s)
         self._control_sent = False
         self._body_cap.answered(sample.body_bytes)
         if work.refused or work.half_of is not None:

@@ -9,7 +9,18 @@ import anyio.to_thread
 
 from asyncbatch.control.failures import Action, Verdict, classify
 from asyncbatch.errors import InvocationError, ReplyError
-from asyncbatch.model import Failure, Kind, Outcome, Payload, Reply, Sample, Transport, Values, WireTimes
+from asyncbatch.model import (
+    SUCCESS,
+    Failure,
+    Kind,
+    Outcome,
+    Payload,
+    Reply,
+    Sample,
+    Transport,
+    Values,
+    WireTimes,
+)
 from asyncbatch.pipeline.blocks import Work
 from asyncbatch.pipeline.saying import said
 from asyncbatch.protocols import Decoder, Encoder, Endpoint, RefreshesCredentials, TakesTime
@@ -18,7 +29,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _DECODERS = 2
-_SUCCESS = Outcome.SUCCESS  # reading it from its class is a call into Python until 3.12
 _UNREADABLE = "UnreadableReply"
 _DECODE_INLINE_BYTES = 100_000
 """Decoding this much takes about a millisecond; a thread hop costs an eighth of that, so larger replies get one."""
@@ -123,7 +133,7 @@ class Invoker:
         else:
             if work.padded or block is None:
                 columns = tuple(values[: work.rows] for values in columns)
-            sample = self._sample(work, payload, started_s, _SUCCESS)
+            sample = self._sample(work, payload, started_s, SUCCESS)
             return Answer(columns, reply.variant, sample, received_s, reply.times)
         verdict = _unreadable() if failure.error_name == _UNREADABLE else classify(failure)
         note = None

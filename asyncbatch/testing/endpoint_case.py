@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from asyncbatch.errors import InvocationError
@@ -91,3 +91,13 @@ async def cancelled(task: "asyncio.Task[Reply]") -> None:
     await asyncio.wait([task])
     if not task.cancelled() and (error := task.exception()) is not None:
         raise AssertionError(f"cancelled, but raises {type(error).__name__} instead") from error
+
+
+async def cancelled_after(turns: int, invocation: Awaitable[Reply]) -> bool:
+    """Cancel it after so many turns of the loop; False if it had ended by then."""
+    task = asyncio.ensure_future(invocation)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    ended = task.done()
+    await cancelled(task)
+    return not ended

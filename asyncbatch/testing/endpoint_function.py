@@ -13,6 +13,7 @@ from asyncbatch.testing.endpoint_case import (
     Case,
     Opened,
     cancelled,
+    cancelled_after,
     failure_of,
     promise,
     settled,
@@ -88,10 +89,7 @@ class FunctionChecks:
             self._function.release()
             self._function.script()
             for turns in range(20):
-                task = asyncio.ensure_future(endpoint.invoke(_batch(), timeout_s=TIMEOUT_S))
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                await cancelled(task)
+                await cancelled_after(turns, endpoint.invoke(_batch(), timeout_s=TIMEOUT_S))
             reply = await endpoint.invoke(_batch(), timeout_s=TIMEOUT_S)
             promise(list(reply.result) == [1.0, 1.0, 1.0], "after cancellations the next invocation fails")
         # The loop's own default pool may have grown by the threads that open and close things.

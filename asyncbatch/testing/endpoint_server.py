@@ -12,6 +12,7 @@ from asyncbatch.testing.endpoint_case import (
     Case,
     Opened,
     cancelled,
+    cancelled_after,
     failure_of,
     promise,
     settled,
@@ -264,11 +265,7 @@ class ServerChecks:
             # At every await: cancel after 0, 1, 2 … turns of the loop, until one gets through.
             self._server.script(then=_GOOD)
             for turns in range(500):
-                task = asyncio.ensure_future(endpoint.invoke(_payload(), timeout_s=TIMEOUT_S))
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                if task.done():
+                if not await cancelled_after(turns, endpoint.invoke(_payload(), timeout_s=TIMEOUT_S)):
                     break
-                await cancelled(task)
             reply = await endpoint.invoke(_payload(), timeout_s=TIMEOUT_S)
             promise(reply.body == _GOOD.body, "after cancellations the next invocation fails")
