@@ -18,6 +18,7 @@ from asyncbatch.pipeline.job import Job
 from asyncbatch.pipeline.planning import Prepared
 from asyncbatch.pipeline.preview import PlanReport, plan_to_report
 from asyncbatch.pipeline.retrying import make_retry_job, retry_to_sink
+from asyncbatch.pipeline.signals import interrupt_calls
 from asyncbatch.pipeline.to_output import run_to_sink
 from asyncbatch.pipeline.to_stream import Taker, run_ordered
 from asyncbatch.protocols import RunHook
@@ -283,11 +284,11 @@ def _blocking(main: Callable[[], Awaitable[T]], job: Job) -> T:
         return anyio.run(main, backend_options=backend_options())
     with anyio.from_thread.start_blocking_portal(backend_options=backend_options()) as portal:
         future = portal.start_task_soon(main)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            portal.call(job.stop, "interrupted")
-            return future.result()
+        with interrupt_calls(lambda: portal.start_task_soon(job.stop, "interrupted")):
+            ended: queue.SimpleQueue[object] = queue.SimpleQueue()
+            future.add_done_callback(ended.put)
+            ended.get()  # unlike `future.result`, which is Python, a second interrupt cannot break it
+        return future.result()
 
 
 def _hooks(progress: Progress, hooks: Sequence[RunHook]) -> tuple[RunHook, ...]:

@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 
 import anyio
 from anyio.abc import TaskStatus
@@ -38,6 +39,31 @@ async def stop_on_signals(stop: Callable[[str], None]) -> AsyncIterator[None]:
         for number, handler in before.items():
             if handler is not None:  # None: not set from Python
                 signal.signal(number, handler)
+
+
+@contextmanager
+def interrupt_calls(function: Callable[[], object]) -> Iterator[None]:
+    """At the first SIGINT `function` is called where KeyboardInterrupt would be raised; at the second it is raised.
+
+    For a main thread that waits for another one: KeyboardInterrupt may come between any two instructions, also where a
+    lock of `threading` is about to be taken back, and then ends as RuntimeError. Handlers of somebody else stay.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        function()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 async def _watch(

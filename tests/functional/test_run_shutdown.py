@@ -37,6 +37,7 @@ from asyncbatch.observe.events import PartCommitted, RunPlanned, Warned
 from asyncbatch.pipeline import job as job_module
 from asyncbatch.pipeline.api import retry_job
 from asyncbatch.pipeline.retrying import make_retry_job, retry_to_sink
+from asyncbatch.pipeline.signals import interrupt_calls
 from asyncbatch.server.background import Background
 from asyncbatch.sink.parts import PartsSink
 
@@ -693,6 +694,54 @@ def test_an_interrupt_in_a_notebook_ends_the_run_in_order(
     ):
         loop.run_until_complete(cell())
     check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.usefixtures("interruptible")
+def test_a_second_interrupt_in_a_notebook_ends_the_run_at_once(
+    tmp_path: Path, table: pa.Table, endpoint: Endpoint
+) -> None:
+    async def interrupted_twice() -> Reply:
+        os.kill(os.getpid(), signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # noqa: ASYNC110  (no event says so)
+            await anyio.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+        return await never()
+
+    endpoint.answers[PROBES + 9] = interrupted_twice
+
+    async def cell() -> None:
+        run(tmp_path, grace=600)
+
+    with (
+        contextlib.closing(asyncio.new_event_loop()) as loop,
+        nothing_left(endpoint),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        loop.run_until_complete(cell())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    check_resume(tmp_path, table, endpoint, check_disk(tmp_path / "out", table))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_of_the_wait_for_a_run_raises_nothing_wherever_it_comes() -> None:
+    """KeyboardInterrupt inside `threading.Condition.wait` would end as RuntimeError: its lock is not held."""
+    calls: list[int] = []
+    with interrupt_calls(lambda: calls.append(1)):
+        signal.raise_signal(signal.SIGINT)
+        assert calls == [1]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def mine(number: int, frame: object) -> None: ...
+
+    signal.signal(signal.SIGINT, mine)
+    with interrupt_calls(lambda: calls.append(2)):
+        assert signal.getsignal(signal.SIGINT) is mine
+    assert signal.getsignal(signal.SIGINT) is mine
+    assert calls == [1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
