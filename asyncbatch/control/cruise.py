@@ -127,10 +127,12 @@ class Cruise:
         trial, base = explorer.trial, explorer.base
         assert trial is not None
         gain = explorer.gain(measure) if base else 0.0
-        if base and abs(math.log(trial.rows / self._saved[0])) > 0.3 and paced_rate == math.inf:
+        if base and abs(math.log(trial.rows / self._saved[0])) > 0.3:
             # at the same number in flight, latencies are as the service times, whatever the queue
-            idle_s = point.fit.seconds(base.rows) * measure.latency_s / base.latency_s
-            point.fit.add(measure.rows, idle_s, weight=8.0)
+            error = math.hypot(measure.error, base.error)
+            point.fit.compared(
+                base.rows, measure.rows, measure.latency_s / base.latency_s, weight=min(8.0, (0.3 / error) ** 2)
+            )
         if trial.move is Move.FLIGHT_UP and trial.in_flight > point.flight_cap:
             point.flight_cap = math.inf
         # uneven latencies: some workers idle while others queue, and more in flight evens that out

@@ -13,6 +13,8 @@ _SPACING_S = 0.3
 """Seconds between the requests sent beside a slow one."""
 _DEARER = 0.8
 """A size that does less than this share of the rows a second of another is too large, if noise does not explain it."""
+_QUEUED = 1.5
+"""A request beside another that takes so many times as long as one alone has waited for it."""
 _AGAIN = 5
 """So often a size is tried while noise may explain it."""
 
@@ -45,6 +47,9 @@ class RowRamp:
         self._again = 0
         self._others = 0
         self._start = start_rows
+        self._alone: tuple[int, float] | None = None  # rows and seconds of the last request that had nothing beside it
+        self.serial = False
+        """Requests wait for each other, even so few: only those sent alone tell what a chunk costs."""
         self.rows = start_rows
         """The size being tried."""
         self.best_rows = start_rows
@@ -65,6 +70,8 @@ class RowRamp:
 
     def delay(self, now_s: float) -> float:
         """Seconds until the next request may be sent."""
+        if self.serial:
+            return _SPACING_S
         if self._step_sent_s is None:
             return 0.0
         return max(0.0, self._step_sent_s + _SPACING_S * (1 + self._beside) - now_s)
@@ -81,6 +88,19 @@ class RowRamp:
             return None
         self._step_sent_s = now_s
         return self.rows
+
+    def answered_first(self, rows: int, seconds: float, *, max_rows: int, in_flight: int) -> None:
+        """A chunk of `rows`, sent with `in_flight` under way, itself included, took `seconds` before `extend`."""
+        if in_flight <= 1:
+            self._alone = rows, seconds
+        elif self._alone is not None:
+            alone_rows, alone_s = self._alone
+            self.serial = self.serial or seconds > _QUEUED * alone_s * max(1.0, rows / alone_rows)
+            if self.serial:
+                if rows > 0.7 * self.rows:
+                    self._step_sent_s = None
+                return
+        self.answered(rows, seconds, max_rows=max_rows)
 
     def answered(self, rows: int, seconds: float, *, max_rows: int, spread: float = 0.2) -> None:
         """A chunk of `rows` took `seconds`.

@@ -8,6 +8,8 @@ so the squares of relative residuals are minimised; sizes are binned, so that a 
 
 import math
 
+_BESIDE = 1.0
+
 
 class ServiceFit:
     """Weighted least squares over bins of chunk size, old samples fading."""
@@ -42,6 +44,18 @@ class ServiceFit:
         for each in self._bins.values():
             each[2] *= factor
         self._line = None
+
+    def compared(self, rows: float, other: float, ratio: float, *, weight: float) -> None:
+        """Chunks of `other` rows took `ratio` times as long as those of `rows`, seen one after the other at the same load.
+
+        What was seen of single chunks at other times counts little beside it.
+        """
+        base_s = self.seconds(rows)
+        for each in self._bins.values():
+            if each[0] > _BESIDE:
+                each[:] = [each_sum * _BESIDE / each[0] for each_sum in each]
+        self.add(rows, base_s, weight=weight)
+        self.add(other, base_s * ratio, weight=weight)
 
     def restore(self, *, call_s: float, row_s: float, rows: int) -> None:
         """Begin with the line that an earlier run found around `rows`."""

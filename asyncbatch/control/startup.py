@@ -80,8 +80,9 @@ class Startup:
         point, now, rows = self._point, sample.finished_s, sample.rows
         if self.phase is Phase.ROWS:
             point.latency_s = point.latency_s or seconds
-            self._ramp.answered(rows, seconds, max_rows=point.top_rows)
-            if self._ramp.done or (now > self._begun_s + _ALONE_S and point.fit.sizes >= 3):
+            self._ramp.answered_first(rows, seconds, max_rows=point.top_rows, in_flight=begun_with)
+            enough_s = 4 * _ALONE_S if self._ramp.serial and point.fit.overhead(rows) > 0.5 else _ALONE_S
+            if self._ramp.done or (now > self._begun_s + enough_s and point.fit.sizes >= 2 + (not self._ramp.serial)):
                 self.begin_flight(now)
             return
         idle_s = point.fit.seconds(rows)
@@ -127,6 +128,7 @@ class Startup:
         point.note(now, f"chunk {rows:.0f} rows", f"row ramp: t(n) = {a:.3g} s + {b:.3g} s x n")
         point.rows = rows
         self.phase = Phase.FLIGHT
+        self._slow = SlowStart(few=1 if self._ramp.serial else 3)
         flight = point.flight_range
         point.limit = float(max(flight.low, min(flight.high, max(2, len(point.flight) + 1))))
         point.latency_s = fit.seconds(rows)
