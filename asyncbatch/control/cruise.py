@@ -143,7 +143,8 @@ class Cruise:
             point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
             return True
         point.rows, point.limit = self._saved
-        if trial.move is Move.ROWS_MODEL and trial.rows > self._saved[0]:
+        slower = gain < -0.1 and gain < -2 * math.hypot(measure.error, base.error) if base else False
+        if trial.rows > self._saved[0] and (slower or trial.move is Move.ROWS_MODEL):
             point.rows_ceiling = math.sqrt(trial.rows * self._saved[0])
         point.note(now, f"back to {point.setting}", f"{trial.move.value}, {tried}: {100 * gain:+.1f} %")
         return False
@@ -178,7 +179,7 @@ class Cruise:
             rows=point.rows,
             in_flight=point.limit,
             goal_rows=point.goal_rows(measure.rate, queueing=queue_factor, paced=paced),
-            max_rows=point.top_rows,
+            max_rows=min(float(point.top_rows), max(point.rows, point.rows_ceiling)),
             max_in_flight=flight_max,
             latency_s=measure.latency_s,
             queue_factor=queue_factor,

@@ -5,6 +5,7 @@ import math
 from asyncbatch.control.epoch import Epoch, Measure
 from asyncbatch.control.in_flight import InFlight
 from asyncbatch.control.journal import Journal
+from asyncbatch.control.row_ramp import power_of_two
 from asyncbatch.control.service_fit import ServiceFit
 from asyncbatch.control.size_caps import SizeCaps
 from asyncbatch.model import Sample
@@ -129,7 +130,20 @@ class OperatingPoint:
                 math.log2(rows)
             )  # padded endpoints work in powers of two; others lose nothing
             rows = min(rows, max(1.0, (longest_s - a) / b))
-        return min(rows, self.rows_ceiling, fit.knee(), float(self.top_rows))
+        below = min(self.rows_ceiling, fit.knee())
+        return min(rows, float(power_of_two(below)) if below < rows else rows, float(self.top_rows))
+
+    def dearer(self, rows: int, seconds: float, proven: int) -> bool:
+        """Whether the first chunk of `rows` did much less work a second than chunks of `proven`; then those are taken up again."""
+        fit = self.fit
+        proven_s = fit.seconds(proven)
+        alone_s = max(seconds - max(0.0, self.latency_s - proven_s), 0.6 * seconds)
+        if rows / alone_s > proven / proven_s * math.exp(-max(0.5, 2 * self.spread)):
+            return False
+        fit.add(rows, alone_s, weight=2.0)
+        self.rows = float(proven)
+        self.rows_ceiling = min(self.rows_ceiling, math.sqrt(rows * proven))
+        return True
 
     def epoch(self, now_s: float, *, settle_s: float = 0.0, precision: float = 0.05) -> Epoch:
         """A new measurement of this setting: as many samples as `precision` (standard error of log rate) takes at this spread.

@@ -69,7 +69,9 @@ class Oversize:
                 point.limit = max(1.0, 0.6 * point.limit)
             self._remedies += 1
             if again or not queued:
-                point.rows = max(1.0, 0.5 * point.rows if again else 0.75 * min(point.rows, rows))
+                point.rows = max(1.0, 0.5 * min(point.rows, rows))
+                point.rows_ceiling = min(point.rows_ceiling, max(1.0, rows / 1.4))
+                point.fit.add(rows, waited_s, weight=4.0)
         point.note(now, point.setting, f"a request of {rows} rows timed out after {waited_s:.1f} s")
         search.stop_growing(now)
 
