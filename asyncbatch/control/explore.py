@@ -14,6 +14,10 @@ from typing import ClassVar
 from asyncbatch.control.epoch import Measure
 
 
+_LATER = 16
+"""Epochs until a setting that was clearly slower is tried again; after each time twice as many."""
+
+
 class Move(Enum):
     """What is tried."""
 
@@ -84,6 +88,8 @@ class Explorer:
         self._gap: dict[Move, int] = {}
         self._drift = 0.0
         self._streak = 0
+        self._epochs = 0
+        self._harmful: dict[tuple[int, int], tuple[int, int]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -98,6 +104,7 @@ class Explorer:
         self._gap = dict.fromkeys(Move, 2)
         self._drift = 0.0
         self._streak = 0
+        self._harmful = {}
 
     def soon(self, move: Move, epochs: int = 0) -> None:
         """Try `move` after `epochs` more epochs."""
@@ -123,6 +130,7 @@ class Explorer:
         """
         assert self.trial is not None
         fewer = self.base is not None and self.trial.rows < self.base.rows
+        key = self._key(self.trial)
         move, self.trial = self.trial.move, None
         if self.base is None:
             self.base = measure
@@ -146,7 +154,15 @@ class Explorer:
                 self._wait[Move.FLIGHT_UP] = min(self._wait[Move.FLIGHT_UP], 1)
             return True
         self.rejected(move, harmless=gain > -0.05)
+        if gain < -0.1 and gain < -2 * error:
+            _, gap = self._harmful.get(key, (0, _LATER))
+            self._harmful[key] = self._epochs + gap, 2 * gap
         return False
+
+    @staticmethod
+    def _key(trial: Trial) -> tuple[int, int]:
+        """Settings alike: within a quarter of the rows, and an eighth of those in flight."""
+        return round(2 * math.log2(trial.rows)), round(4 * math.log2(trial.in_flight))
 
     def rejected(self, move: Move, *, harmless: bool = False) -> None:
         """`move` brought nothing, or harm."""
@@ -180,6 +196,7 @@ class Explorer:
 
     def propose(self, around: Surroundings) -> Trial | None:
         """The next trial, or None to stay."""
+        self._epochs += 1
         for move in self._wait:
             self._wait[move] -= 1
         if around.rounds_left < 4:
@@ -195,7 +212,7 @@ class Explorer:
             if self._wait[move] > 0:
                 continue
             trial = self._next(move, around)
-            if trial is not None:
+            if trial is not None and self._harmful.get(self._key(trial), (0, 0))[0] <= self._epochs:
                 self.trial = trial
                 return trial
         return None
