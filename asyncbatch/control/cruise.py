@@ -1,5 +1,6 @@
 """Keeping the setting right: measuring it epoch by epoch, trying its neighbours, noticing that the endpoint has changed."""
 
+import dataclasses
 import functools
 import math
 
@@ -98,6 +99,7 @@ class Cruise:
         point, explorer = self._point, self.explorer
         self._late = 0
         measure = point.measure(self.epoch, now)
+        measure = dataclasses.replace(measure, error=measure.error * explorer.noise)
         point.latency_s = measure.latency_s
         point.fit.focus(point.rows)
         idle_s = point.fit.seconds(measure.rows)

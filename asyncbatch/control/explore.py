@@ -88,6 +88,7 @@ class Explorer:
         self._gap: dict[Move, int] = {}
         self._drift = 0.0
         self._streak = 0
+        self.noise = 1.0
         self._epochs = 0
         self._harmful: dict[tuple[int, int], tuple[int, int]] = {}
         self.reset()
@@ -181,6 +182,8 @@ class Explorer:
             return False
         error = max(0.02, math.hypot(measure.error, self.base.error))
         deviation = self.gain(measure)
+        surprise = min(9.0, (deviation / error) ** 2)
+        self.noise = min(3.0, max(1.0, self.noise * math.sqrt(0.9 + 0.1 * surprise)))
         score = max(-3.0, min(3.0, deviation / error))
         self._drift = (self._drift + score - math.copysign(0.5, score)) if score * self._drift >= 0 else score
         if abs(self._drift) > 6 or abs(deviation) > max(0.25, 4 * error):
