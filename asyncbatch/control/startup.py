@@ -211,7 +211,8 @@ class Startup:
         point.note(
             now, f"{point.limit:.0f} in flight", f"slow start: about {point.slots:.1f} are worked on at once"
         )
-        if little or self._slow.certain or self._paced or point.flight_cap < math.inf:
+        dear = point.fit.overhead(point.rows) > 0.4 and (self._ramp.serial or point.latency_s > 2.0)
+        if little or dear or self._slow.certain or self._paced or point.flight_cap < math.inf:
             self._begin_climb(now)
             return
         self.phase = Phase.DOUBLE
