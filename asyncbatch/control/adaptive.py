@@ -286,7 +286,7 @@ class AdaptiveController:
             self._flight_ok = faded if faded > begun_with else float(begun_with)
         search = self._search
         if not search.cruising:
-            search.started_with(sample, seconds, begun_with)
+            search.started_with(sample, seconds, begun_with, paced_rate=self._pacer.rate)
         elif search.cruise.answered(sample, seconds, proved=proved, paced_rate=self._pacer.rate):
             search.climb(now)
 

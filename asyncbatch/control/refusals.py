@@ -121,7 +121,7 @@ class Refusals:
         search.cruise.explorer.soon(Move.ROWS_MODEL)
         search.cruise.explorer.soon(Move.ROWS_UP)
         busy_s = point.slots / rate  # a chunk that takes this long keeps every worker busy at this rate
-        if not search.cruising or point.fit.seconds(point.rows) < 0.9 * busy_s:
+        if search.cruising and point.fit.seconds(point.rows) < 0.9 * busy_s:
             point.rows = larger
         # pacing is to hold requests back, not the limit
         unqueued = 1 + 1.3 * rate * point.fit.seconds(point.rows)

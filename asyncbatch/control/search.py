@@ -21,9 +21,9 @@ class Search:
         self.cruise = Cruise(point, now_s=now_s)
         self.cruising = False
 
-    def started_with(self, sample: Sample, seconds: float, begun_with: int) -> None:
+    def started_with(self, sample: Sample, seconds: float, begun_with: int, *, paced_rate: float) -> None:
         """A chunk was answered at start-up, sent with `begun_with` in flight."""
-        self.startup.answered(sample, seconds, begun_with, since_s=self._point.cut_s)
+        self.startup.answered(sample, seconds, begun_with, since_s=self._point.cut_s, paced_rate=paced_rate)
         self.go_on(sample.finished_s)
 
     def climb(self, now: float) -> None:

@@ -9,6 +9,7 @@ from enum import Enum
 
 from asyncbatch.control.epoch import Epoch, Measure
 from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.rate_climb import RateClimb
 from asyncbatch.control.row_ramp import RowRamp, power_of_two
 from asyncbatch.control.slow_start import SlowStart
 from asyncbatch.model import Sample
@@ -27,6 +28,7 @@ class Phase(Enum):
     FLIGHT = "slow start"
     DOUBLE = "doubling"
     CLIMB = "row climb"
+    PACED = "rate climb"
     DONE = "done"
 
 
@@ -51,6 +53,7 @@ class Startup:
         self._ratio = 1.0  # latency over what the fit expects
         self._patience = 0
         self._paced = False
+        self._rate_climb = RateClimb(point)
 
     def skip(self) -> None:
         """A setting is known already."""
@@ -71,11 +74,13 @@ class Startup:
 
     def rows_beside(self, now_s: float, *, patience_s: float) -> int | None:
         """Rows of a larger chunk to try now, or None for an ordinary one."""
-        if self.phase is Phase.CLIMB or self._point.limit >= 4:
+        if self.phase is not Phase.PACED and (self.phase is Phase.CLIMB or self._point.limit >= 4):
             return self._ramp.take(now_s, patience_s=patience_s)
         return None
 
-    def answered(self, sample: Sample, seconds: float, begun_with: int, *, since_s: float) -> None:
+    def answered(
+        self, sample: Sample, seconds: float, begun_with: int, *, since_s: float, paced_rate: float
+    ) -> None:
         """A chunk was answered; requests from before `since_s` tell nothing about the limit."""
         point, now, rows = self._point, sample.finished_s, sample.rows
         if self.phase is Phase.ROWS:
@@ -84,6 +89,12 @@ class Startup:
             enough_s = 4 * _ALONE_S if self._ramp.serial and point.fit.overhead(rows) > 0.5 else _ALONE_S
             if self._ramp.done or (now > self._begun_s + enough_s and point.fit.sizes >= 2 + (not self._ramp.serial)):
                 self.begin_flight(now)
+            return
+        if self.phase is Phase.PACED:
+            if self._rate_climb.answered(
+                rows, seconds, begun_with, started_s=sample.started_s, now=now, rate=paced_rate
+            ):
+                self._end_climb(now)
             return
         idle_s = point.fit.seconds(rows)
         if not self._ramp.done and rows > 1.3 * point.rows:
@@ -175,12 +186,13 @@ class Startup:
     def paced(self, now: float) -> None:
         """Requests are spaced from now on: that is no limit of those in flight, which go on growing while latencies allow it."""
         self._paced = True
-        if self.phase is Phase.DOUBLE:  # throughput is what the pace makes it
-            self._begin_climb(now)
-        elif self.phase is Phase.ROWS:
+        if self.phase is Phase.ROWS:
             limit, rows = self._point.limit, self._point.rows
             self.begin_flight(now)
             self._point.limit, self._point.rows = limit, max(rows, self._point.rows)
+        if self.phase is not Phase.PACED:
+            self.phase = Phase.PACED
+            self._rate_climb = RateClimb(self._point)
 
     def climb_on(self, now: float) -> bool:
         """Whether the fit asks for chunks of twice the size and more; then trials of them begin."""
