@@ -1,0 +1,53 @@
+"""Larger chunks where requests a second are limited: rows a second are then the rate times the rows, as long as no request waits.
+
+No trial has to show that: a few answers at each size that take no longer than an idle endpoint would are enough to double it.
+"""
+
+import math
+
+from asyncbatch.control.operating_point import OperatingPoint
+
+_ENOUGH = 4
+"""Answers at a size before the next."""
+_WAITS = 1.5
+"""Mean latency over that of an idle endpoint from where requests wait: the pace holds nothing back any more."""
+
+
+class RateClimb:
+    """Sets `point.rows` and `point.limit` until requests wait, or chunks cannot be larger."""
+
+    def __init__(self, point: OperatingPoint) -> None:
+        self._point = point
+        self._since_s = -math.inf
+        self._ratios: list[float] = []
+        self._in_flight = 1
+
+    def answered(
+        self, rows: int, seconds: float, begun_with: int, *, started_s: float, now: float, rate: float
+    ) -> bool:
+        """A chunk was answered while requests are spaced to `rate` a second. True: the climb is over."""
+        point, fit = self._point, self._point.fit
+        if started_s < self._since_s or rows < 0.7 * point.rows:
+            return False
+        self._in_flight = max(self._in_flight, begun_with)
+        self._ratios.append(min(3.0, seconds / max(1e-6, fit.seconds(rows))))
+        if len(self._ratios) < _ENOUGH:
+            return False
+        ratio = sum(self._ratios) / len(self._ratios)
+        if ratio > _WAITS:
+            return True
+        fit.add(rows, ratio * fit.seconds(rows), weight=len(self._ratios))
+        point.latency_s = ratio * fit.seconds(rows)
+        goal = point.goal_rows(rate * point.rows, queueing=1.0, paced=True)
+        growth = 4 if fit.seconds(4 * point.rows) < 2.0 else 2
+        larger = min(goal, growth * point.rows, point.remaining / (6 * max(1.0, rate * point.latency_s)))
+        most = 2 + 2 * self._in_flight  # so many are worked on at once, as far as is known
+        if larger < 1.3 * point.rows:
+            return True
+        point.rows = larger
+        needed = 2 + 1.3 * rate * fit.seconds(larger)
+        point.limit = min(max(point.limit, min(needed, most)), float(point.flight_range.high))
+        point.note(now, point.setting, f"paced at {rate:.1f} requests/s, and none of them waits")
+        self._since_s = now
+        self._ratios.clear()
+        return False
