@@ -29,8 +29,13 @@ class RateClimb:
         point, fit = self._point, self._point.fit
         if started_s < self._since_s or rows < 0.7 * point.rows:
             return False
-        self._in_flight = max(self._in_flight, begun_with)
-        self._ratios.append(min(3.0, seconds / max(1e-6, fit.seconds(rows))))
+        ratio = seconds / max(1e-6, fit.seconds(rows))
+        if ratio < _WAITS:
+            self._in_flight = max(self._in_flight, begun_with)
+        needed = 2 + 1.3 * rate * fit.seconds(point.rows)
+        most = min(2.0 + 2 * self._in_flight, float(point.flight_range.high), point.flight_cap)
+        point.limit = max(point.limit, min(needed, most))
+        self._ratios.append(min(3.0, ratio))
         if len(self._ratios) < _ENOUGH:
             return False
         ratio = sum(self._ratios) / len(self._ratios)
@@ -38,16 +43,13 @@ class RateClimb:
             return True
         fit.add(rows, ratio * fit.seconds(rows), weight=len(self._ratios))
         point.latency_s = ratio * fit.seconds(rows)
+        self._ratios.clear()
         goal = point.goal_rows(rate * point.rows, queueing=1.0, paced=True)
         growth = 4 if fit.seconds(4 * point.rows) < 2.0 else 2
         larger = min(goal, growth * point.rows, point.remaining / (6 * max(1.0, rate * point.latency_s)))
-        most = 2 + 2 * self._in_flight  # so many are worked on at once, as far as is known
         if larger < 1.3 * point.rows:
-            return True
+            return needed <= point.limit or most <= point.limit
         point.rows = larger
-        needed = 2 + 1.3 * rate * fit.seconds(larger)
-        point.limit = min(max(point.limit, min(needed, most)), float(point.flight_range.high))
         point.note(now, point.setting, f"paced at {rate:.1f} requests/s, and none of them waits")
         self._since_s = now
-        self._ratios.clear()
         return False
