@@ -44,7 +44,7 @@ class RateClimb:
         fit.add(rows, ratio * fit.seconds(rows), weight=len(self._ratios))
         point.latency_s = ratio * fit.seconds(rows)
         self._ratios.clear()
-        goal = point.goal_rows(rate * point.rows, queueing=1.0, paced=True)
+        goal = point.goal_rows(rate * point.rows, queueing=_WAITS, paced=True)
         growth = 4 if fit.seconds(4 * point.rows) < 2.0 else 2
         larger = min(goal, growth * point.rows, point.remaining / (6 * max(1.0, rate * point.latency_s)))
         if larger < 1.3 * point.rows:
