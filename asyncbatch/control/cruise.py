@@ -138,9 +138,10 @@ class Cruise:
         if trial.move is Move.FLIGHT_UP and trial.in_flight > point.flight_cap:
             point.flight_cap = math.inf
         # uneven latencies: some workers idle while others queue, and more in flight evens that out
-        headroom = point.queue_factor(measure.latency_s, measure.rows) < (2.0 if point.spread < 0.3 else 3.0)
+        deep = self._deep(measure)
+        headroom = point.queue_factor(measure.latency_s, measure.rows) < deep
         tried = point.setting
-        queueing = point.queue_factor(base.latency_s, base.rows) > 3 if base else False
+        queueing = point.queue_factor(base.latency_s, base.rows) > max(3.0, deep) if base else False
         if explorer.judge(measure, headroom=headroom, queueing=queueing):
             point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
             return True
@@ -150,6 +151,20 @@ class Cruise:
             point.rows_ceiling = math.sqrt(trial.rows * self._saved[0])
         point.note(now, f"back to {point.setting}", f"{trial.move.value}, {tried}: {100 * gain:+.1f} %")
         return False
+
+    def _deep(self, measure: Measure) -> float:
+        """How long requests may wait, in multiples of the latency of an idle endpoint.
+
+        Uneven latencies: some workers idle while others queue, and more in flight evens that out.
+        """
+        point = self._point
+        if point.spread < 0.3:
+            return 2.0
+        rest_s = point.remaining / max(1e-9, measure.rate)
+        quick = measure.latency_s < min(0.3 * point.longest_s, 0.03 * rest_s)
+        return self._DEEP if quick else 3.0
+
+    _DEEP = 8.0
 
     def _propose(self, now: float, measure: Measure, paced_rate: float) -> bool:
         """Begin the next trial or epoch. True: a row climb should begin instead."""
