@@ -19,6 +19,8 @@ _ALONE_S = 10.0
 """A row ramp that has taken longer goes on beside growing numbers in flight: then round trips are too dear to wait for."""
 _HEADROOM = 1.3
 """In flight over what the endpoint works on at once: what waits there fills the gaps, and shows new capacity at once."""
+_UNEVEN_HEADROOM = 1.8
+"""The same where latencies are uneven: some workers idle while others queue."""
 _FASTER = 0.8
 """No request waits less than not at all: latencies below this share of the fit's mean that what it has seen is out of date."""
 
@@ -217,7 +219,8 @@ class Startup:
         point.slots = self._slow.slots()
         grown = point.limit
         if self._slow.bounds:
-            point.limit = max(2.0, min(grown, _HEADROOM * point.slots))
+            headroom = _HEADROOM if self._slow.spread < 0.3 else _UNEVEN_HEADROOM
+            point.limit = max(2.0, min(grown, headroom * point.slots))
         point.latency_s *= point.limit / grown
         self._waiting_s *= point.limit / grown
         point.note(
