@@ -204,7 +204,8 @@ class Startup:
         queueing = point.queue_factor(point.latency_s, point.rows)
         goal = point.goal_rows(rate, queueing=queueing, paced=False)
         goal = min(goal, power_of_two(point.rows * point.rounds_left / 3))
-        if goal < 1.9 * point.rows or point.fit.gain(point.rows, goal) < 0.05:
+        least = 1.2 if goal >= point.top_rows else 1.9  # what is left below a cap is halved until it is small
+        if goal < least * point.rows or point.fit.gain(point.rows, goal) < 0.05:
             return False
         self._ramp.best_rows = int(point.rows)
         self._ramp.extend(goal, max_rows=point.top_rows)
