@@ -48,6 +48,7 @@ class RowRamp:
         self._others = 0
         self._start = start_rows
         self._alone: tuple[int, float] | None = None  # rows and seconds of the last request that had nothing beside it
+        self._waited = 0
         self.serial = False
         """Requests wait for each other, even so few: only those sent alone tell what a chunk costs."""
         self.rows = start_rows
@@ -95,8 +96,10 @@ class RowRamp:
             self._alone = rows, seconds
         elif self._alone is not None:
             alone_rows, alone_s = self._alone
-            self.serial = self.serial or seconds > _QUEUED * alone_s * max(1.0, rows / alone_rows)
-            if self.serial:
+            waited = seconds > _QUEUED * alone_s * max(1.0, rows / alone_rows)
+            self._waited += waited
+            self.serial = self._waited > 1
+            if self.serial or waited:
                 if rows > 0.7 * self.rows:
                     self._step_sent_s = None
                 return
