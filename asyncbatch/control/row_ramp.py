@@ -97,7 +97,7 @@ class RowRamp:
         elif self._alone is not None:
             alone_rows, alone_s = self._alone
             waited = seconds > _QUEUED * alone_s * max(1.0, rows / alone_rows)
-            self._waited += waited
+            self._waited += waited + (seconds > _QUEUED**2 * alone_s * max(1.0, rows / alone_rows))
             self.serial = self._waited > 1
             if self.serial or waited:
                 if rows > 0.7 * self.rows:
