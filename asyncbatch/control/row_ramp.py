@@ -99,8 +99,9 @@ class RowRamp:
             waited = seconds > _QUEUED * alone_s * max(1.0, rows / alone_rows)
             self._waited += waited + (seconds > _QUEUED**2 * alone_s * max(1.0, rows / alone_rows))
             self.serial = self._waited > 1
-            if self.serial or waited:
-                if rows > 0.7 * self.rows:
+            trial = rows > 0.7 * self.rows
+            if self.serial or waited or (self._waited and not trial):
+                if trial:
                     self._step_sent_s = None
                 return
         self.answered(rows, seconds, max_rows=max_rows)
