@@ -56,6 +56,7 @@ class Startup:
         self._patience = 0
         self._paced = False
         self._rate_climb = RateClimb(point)
+        self._doubles = False
 
     def skip(self) -> None:
         """A setting is known already."""
@@ -204,6 +205,9 @@ class Startup:
         queueing = point.queue_factor(point.latency_s, point.rows)
         goal = point.goal_rows(rate, queueing=queueing, paced=False)
         goal = min(goal, power_of_two(point.rows * point.rounds_left / 3))
+        if self._doubles:
+            a, b = point.fit.line
+            goal = min(goal, power_of_two(2 * a / b))
         least = 1.2 if goal >= point.top_rows else 1.9  # what is left below a cap is halved until it is small
         if goal < least * point.rows or point.fit.gain(point.rows, goal) < 0.05:
             return False
@@ -227,15 +231,24 @@ class Startup:
         point.note(
             now, f"{point.limit:.0f} in flight", f"slow start: about {point.slots:.1f} are worked on at once"
         )
-        dear = point.fit.overhead(point.rows) > 0.4 and (self._ramp.serial or point.latency_s > 2.0)
-        if little or dear or self._slow.certain or self._paced or point.flight_cap < math.inf:
+        dear = point.fit.overhead(point.rows) > 0.4
+        serial = dear and self._ramp.serial
+        if little or serial or self._slow.certain or self._paced or point.flight_cap < math.inf:
             self._begin_climb(now)
             return
-        self.phase = Phase.DOUBLE
-        self._base = None
         point.limit = max(point.limit, min(4.0, float(point.flight_range.high)))
         point.spread = max(point.spread, self._slow.spread)
-        self._epoch = point.epoch(now, precision=0.1)
+        self._doubles = dear and point.latency_s > 2.0
+        if self._doubles:
+            self._begin_climb(now)
+        else:
+            self._begin_double(now)
+
+    def _begin_double(self, now: float) -> None:
+        self.phase = Phase.DOUBLE
+        self._doubles = False
+        self._base = None
+        self._epoch = self._point.epoch(now, precision=0.1)
 
     def _double(self, now: float) -> None:
         """Latencies were too uneven to tell queueing from noise: go on while throughput grows."""
@@ -297,4 +310,7 @@ class Startup:
         self._point.note(
             now, f"chunk {self._point.rows:.0f} rows", f"row climb: t(n) = {a:.3g} s + {b:.3g} s x n"
         )
+        if self._doubles and not self._paced and self._point.flight_cap == math.inf and self._point.rounds_left > 6:
+            self._begin_double(now)
+            return
         self.phase = Phase.DONE
