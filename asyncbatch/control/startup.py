@@ -57,6 +57,7 @@ class Startup:
         self._paced = False
         self._rate_climb = RateClimb(point)
         self._doubles = False
+        self._trials_s = now_s
 
     def skip(self) -> None:
         """A setting is known already."""
@@ -100,6 +101,8 @@ class Startup:
                 self._end_climb(now)
             return
         idle_s = point.fit.seconds(rows)
+        if rows > 1.3 * point.rows and sample.started_s < self._trials_s:
+            return  # of a size that was given up
         if not self._ramp.done and rows > 1.3 * point.rows:
             alone_s = max(seconds - self._waiting_s, 0.6 * seconds)
             self._ramp.answered(rows, alone_s, max_rows=point.top_rows, spread=point.spread)
@@ -211,6 +214,7 @@ class Startup:
         least = 1.2 if goal >= point.top_rows else 1.9  # what is left below a cap is halved until it is small
         if goal < least * point.rows or point.fit.gain(point.rows, goal) < 0.05:
             return False
+        self._trials_s = now
         self._ramp.best_rows = int(point.rows)
         self._ramp.extend(goal, max_rows=point.top_rows)
         if self._ramp.done:
