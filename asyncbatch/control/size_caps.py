@@ -35,6 +35,7 @@ class SizeCaps:
         self.suspect_rows = 0
         """The smallest chunk that failed as if for memory; 0 if none did."""
         self._suspect_s = 0.0
+        self._shrunk = 0  # so often a size that worked began to fail
         self._confirmed = False  # it failed again when it was sent again
         self._bytes_mean = 0.0
         self._bytes_square = 0.0
@@ -48,7 +49,7 @@ class SizeCaps:
             self.good_rows = rows
             self._fresh = 0
             if 0 < self.suspect_rows <= rows:  # it was not the size
-                self.suspect_rows = self.memory_errors = 0
+                self.suspect_rows, self.memory_errors = 0, self._shrunk
                 self._confirmed = False
                 self._rows_cap = float(min(self._max_rows, self._rows_refused - 1))
         if body_bytes > self._good_bytes:
@@ -108,7 +109,8 @@ class SizeCaps:
     def shrink(self, rows: int, now_s: float) -> None:
         """Chunks of `rows` used to work and now fail often: rows have become heavier, or memory scarcer."""
         self._fresh = 0
-        self.memory_errors += 1
+        self._shrunk += 1
+        self.memory_errors = max(self.memory_errors + 1, self._shrunk)
         self.suspect_rows, self._suspect_s = rows, now_s
         self.good_rows = min(self.good_rows, int(0.7 * rows))
         self._rows_cap = max(1.0, min(self._rows_cap, 0.85 * rows))

@@ -182,6 +182,9 @@ class Startup:
 
     def stop_growing(self, now: float) -> None:
         """The requests in flight have met a limit."""
+        if self.phase is Phase.ROWS and not self._ramp.serial:
+            self._ramp.serial = True  # go on with one at a time
+            return
         if self.phase is Phase.ROWS:
             limit = self._point.limit
             self.begin_flight(now)
