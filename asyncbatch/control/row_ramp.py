@@ -135,7 +135,7 @@ class RowRamp:
             if self._again <= 1 or (self._goal and self._again < _AGAIN and speed * doubt > _DEARER * best):
                 self._step_sent_s = None
             else:
-                self._stop(int(best_rows))
+                self._stop(int(min(best_rows, self._goal) if self._goal else best_rows))
             return
         rows = max(rows, self.rows)  # a block's end makes a chunk smaller than the size that was asked for
         self.best_rows = rows
