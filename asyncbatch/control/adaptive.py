@@ -277,7 +277,8 @@ class AdaptiveController:
         proved = self._prover.trying > 0 and self._prover.settled(rows, good=caps.good_rows, now_s=now)
         good_rows = caps.good_rows
         caps.answered(rows, body_bytes)
-        if proved and rows > 1.3 * good_rows > 0 and point.rows >= rows and point.dearer(rows, seconds, good_rows):
+        larger = proved and point.rows >= rows > 1.3 * good_rows > 0
+        if larger and point.return_from_dearer(rows, seconds, proven=good_rows):
             point.note(now, point.setting, f"the first request of {rows} rows took {seconds:.1f} s")
         if proved:  # block ends make chunks smaller than wanted; what is wanted counts as proven
             caps.prove(int(point.rows))

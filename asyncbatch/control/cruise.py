@@ -1,11 +1,10 @@
 """Keeping the setting right: measuring it epoch by epoch, trying its neighbours, noticing that the endpoint has changed."""
 
-import dataclasses
 import functools
 import math
 
 from asyncbatch.control.epoch import Epoch, Measure
-from asyncbatch.control.explore import Explorer, Move, Surroundings
+from asyncbatch.control.explore import Explorer, Move, Surroundings, clearly_slower
 from asyncbatch.control.operating_point import OperatingPoint
 from asyncbatch.model import Sample
 
@@ -19,6 +18,10 @@ class Cruise:
     """So many answers and half of those in flight beyond the longest latency, and no epoch is waited for."""
     _UNQUEUED = 1.3
     """Mean latency over that of an idle endpoint below which requests hardly wait."""
+    _UNEVEN = 0.3
+    """Spread of latencies from where some workers idle while others queue: more in flight evens that out."""
+    _DEEP = 8.0
+    """So long requests may wait then, in latencies of an idle endpoint, where that is soon over."""
 
     def __init__(self, point: OperatingPoint, *, now_s: float) -> None:
         self._point = point
@@ -98,8 +101,7 @@ class Cruise:
     def _end_epoch(self, now: float, paced_rate: float) -> bool:
         point, explorer = self._point, self.explorer
         self._late = 0
-        measure = point.measure(self.epoch, now)
-        measure = dataclasses.replace(measure, error=measure.error * explorer.noise)
+        measure = explorer.calibrated(point.measure(self.epoch, now))
         point.latency_s = measure.latency_s
         point.fit.focus(point.rows)
         idle_s = point.fit.seconds(measure.rows)
@@ -128,43 +130,36 @@ class Cruise:
         point, explorer = self._point, self.explorer
         trial, base = explorer.trial, explorer.base
         assert trial is not None
-        gain = explorer.gain(measure) if base else 0.0
+        gain, error = (explorer.gain(measure), explorer.error(measure)) if base else (0.0, math.inf)
         if base and abs(math.log(trial.rows / self._saved[0])) > 0.3:
             # at the same number in flight, latencies are as the service times, whatever the queue
-            error = math.hypot(measure.error, base.error)
-            point.fit.compared(
-                base.rows, measure.rows, measure.latency_s / base.latency_s, weight=min(8.0, (0.3 / error) ** 2)
-            )
+            ratio, weight = measure.latency_s / base.latency_s, min(8.0, (0.3 / error) ** 2)
+            point.fit.compared(base.rows, measure.rows, ratio, weight=weight)
         if trial.move is Move.FLIGHT_UP and trial.in_flight > point.flight_cap:
             point.flight_cap = math.inf
-        # uneven latencies: some workers idle while others queue, and more in flight evens that out
-        deep = self._deep(measure)
-        headroom = point.queue_factor(measure.latency_s, measure.rows) < deep
+        longest_queue = self._longest_queue(measure)
+        headroom = point.queue_factor(measure.latency_s, measure.rows) < longest_queue
         tried = point.setting
-        queueing = point.queue_factor(base.latency_s, base.rows) > max(3.0, deep) if base else False
+        queueing = base is not None and point.queue_factor(base.latency_s, base.rows) > max(
+            3.0, longest_queue
+        )
         if explorer.judge(measure, headroom=headroom, queueing=queueing):
             point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
             return True
         point.rows, point.limit = self._saved
-        slower = gain < -0.1 and gain < -2 * math.hypot(measure.error, base.error) if base else False
-        if trial.rows > self._saved[0] and (slower or trial.move is Move.ROWS_MODEL):
+        if trial.rows > self._saved[0] and (trial.move is Move.ROWS_MODEL or clearly_slower(gain, error)):
             point.rows_ceiling = math.sqrt(trial.rows * self._saved[0])
         point.note(now, f"back to {point.setting}", f"{trial.move.value}, {tried}: {100 * gain:+.1f} %")
         return False
 
-    def _deep(self, measure: Measure) -> float:
-        """How long requests may wait, in multiples of the latency of an idle endpoint.
-
-        Uneven latencies: some workers idle while others queue, and more in flight evens that out.
-        """
+    def _longest_queue(self, measure: Measure) -> float:
+        """How long requests may take where that does no harm, in latencies of an idle endpoint."""
         point = self._point
-        if point.spread < 0.3:
+        if point.spread < self._UNEVEN:
             return 2.0
         rest_s = point.remaining / max(1e-9, measure.rate)
         quick = measure.latency_s < min(0.3 * point.longest_s, 0.03 * rest_s)
         return self._DEEP if quick else 3.0
-
-    _DEEP = 8.0
 
     def _propose(self, now: float, measure: Measure, paced_rate: float) -> bool:
         """Begin the next trial or epoch. True: a row climb should begin instead."""

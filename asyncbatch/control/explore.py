@@ -13,9 +13,10 @@ from typing import ClassVar
 
 from asyncbatch.control.epoch import Measure
 
-
 _LATER = 16
 """Epochs until a setting that was clearly slower is tried again; after each time twice as many."""
+_NOISIEST = 3.0
+"""At most so many times the errors are larger than the spread of latencies says."""
 
 
 class Move(Enum):
@@ -61,6 +62,16 @@ class Trial:
     precision: float
     """Standard error of log(rate) that is enough to judge it."""
 
+    @property
+    def setting(self) -> tuple[int, int]:
+        """Equal for settings alike: within a quarter of an octave of rows, and an eighth of those in flight."""
+        return round(2 * math.log2(self.rows)), round(4 * math.log2(self.in_flight))
+
+
+def clearly_slower(gain: float, error: float) -> bool:
+    """Whether a trial that gained `gain` in log throughput, give or take `error`, was no bad luck."""
+    return gain < -0.1 and gain < -2 * error
+
 
 class Explorer:
     """Proposes trials and judges them."""
@@ -88,9 +99,11 @@ class Explorer:
         self._gap: dict[Move, int] = {}
         self._drift = 0.0
         self._streak = 0
-        self.noise = 1.0
+        self._noise = 1.0
         self._epochs = 0
-        self._harmful: dict[tuple[int, int], tuple[int, int]] = {}
+        self._slower: dict[
+            tuple[int, int], tuple[int, int]
+        ] = {}  # by setting: when to try it again, and the wait
         self.reset()
 
     def reset(self) -> None:
@@ -105,7 +118,7 @@ class Explorer:
         self._gap = dict.fromkeys(Move, 2)
         self._drift = 0.0
         self._streak = 0
-        self._harmful = {}
+        self._slower = {}
 
     def soon(self, move: Move, epochs: int = 0) -> None:
         """Try `move` after `epochs` more epochs."""
@@ -122,6 +135,19 @@ class Explorer:
         assert self.base is not None
         return math.log(max(measure.rate, 1e-9) / max(self.base.rate, 1e-9))
 
+    def error(self, measure: Measure) -> float:
+        """Standard error of `gain`."""
+        assert self.base is not None
+        return math.hypot(measure.error, self.base.error)
+
+    def calibrated(self, measure: Measure) -> Measure:
+        """`measure` with the error that it has by experience.
+
+        Latencies of requests that meet the same queue are alike; so measurements of one and the same setting differ by more
+        than the spread of the latencies explains.
+        """
+        return replace(measure, error=measure.error * self._noise)
+
     def judge(self, measure: Measure, *, headroom: bool, queueing: bool = False) -> bool:
         """The trial was measured: keep it? Ends the trial.
 
@@ -131,13 +157,13 @@ class Explorer:
         """
         assert self.trial is not None
         fewer = self.base is not None and self.trial.rows < self.base.rows
-        key = self._key(self.trial)
+        setting = self.trial.setting
         move, self.trial = self.trial.move, None
         if self.base is None:
             self.base = measure
             return True
         gain = self.gain(measure)
-        error = math.hypot(measure.error, self.base.error)
+        error = self.error(measure)
         floor, care = self._FLOOR[move], self._CARE[move]
         if move is Move.ROWS_MODEL and fewer:
             care = 0.0
@@ -155,15 +181,10 @@ class Explorer:
                 self._wait[Move.FLIGHT_UP] = min(self._wait[Move.FLIGHT_UP], 1)
             return True
         self.rejected(move, harmless=gain > -0.05)
-        if gain < -0.1 and gain < -2 * error:
-            _, gap = self._harmful.get(key, (0, _LATER))
-            self._harmful[key] = self._epochs + gap, 2 * gap
+        if clearly_slower(gain, error):
+            _, wait = self._slower.get(setting, (0, _LATER))
+            self._slower[setting] = self._epochs + wait, 2 * wait
         return False
-
-    @staticmethod
-    def _key(trial: Trial) -> tuple[int, int]:
-        """Settings alike: within a quarter of the rows, and an eighth of those in flight."""
-        return round(2 * math.log2(trial.rows)), round(4 * math.log2(trial.in_flight))
 
     def rejected(self, move: Move, *, harmless: bool = False) -> None:
         """`move` brought nothing, or harm."""
@@ -180,10 +201,10 @@ class Explorer:
         if self.base is None:
             self.base = measure
             return False
-        error = max(0.02, math.hypot(measure.error, self.base.error))
+        error = max(0.02, self.error(measure))
         deviation = self.gain(measure)
         surprise = min(9.0, (deviation / error) ** 2)
-        self.noise = min(3.0, max(1.0, self.noise * math.sqrt(0.9 + 0.1 * surprise)))
+        self._noise = min(_NOISIEST, max(1.0, self._noise * math.sqrt(0.9 + 0.1 * surprise)))
         score = max(-3.0, min(3.0, deviation / error))
         self._drift = (self._drift + score - math.copysign(0.5, score)) if score * self._drift >= 0 else score
         if abs(self._drift) > 6 or abs(deviation) > max(0.25, 4 * error):
@@ -215,7 +236,7 @@ class Explorer:
             if self._wait[move] > 0:
                 continue
             trial = self._next(move, around)
-            if trial is not None and self._harmful.get(self._key(trial), (0, 0))[0] <= self._epochs:
+            if trial is not None and self._slower.get(trial.setting, (0, 0))[0] <= self._epochs:
                 self.trial = trial
                 return trial
         return None

@@ -133,8 +133,12 @@ class OperatingPoint:
         below = min(self.rows_ceiling, fit.knee())
         return min(rows, float(power_of_two(below)) if below < rows else rows, float(self.top_rows))
 
-    def dearer(self, rows: int, seconds: float, proven: int) -> bool:
-        """Whether the first chunk of `rows` did much less work a second than chunks of `proven`; then those are taken up again."""
+    def return_from_dearer(self, rows: int, seconds: float, *, proven: int) -> bool:
+        """Whether the first chunk of `rows` did much less work a second than those of `proven`; then that size is taken up again.
+
+        Args:
+            seconds: that it took.
+        """
         fit = self.fit
         proven_s = fit.seconds(proven)
         alone_s = max(seconds - max(0.0, self.latency_s - proven_s), 0.6 * seconds)

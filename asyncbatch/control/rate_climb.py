@@ -13,6 +13,12 @@ _WAITS = 1.5
 """Mean latency over that of an idle endpoint from where requests wait: the pace holds nothing back any more."""
 
 
+_MARGIN = 1.3
+"""Requests in flight over what the pace needs: latencies vary."""
+_ROUNDS = 6
+"""So many chunks are left at least for each of the requests in flight."""
+
+
 class RateClimb:
     """Sets `point.rows` and `point.limit` until requests wait, or chunks cannot be larger."""
 
@@ -32,7 +38,8 @@ class RateClimb:
         ratio = seconds / max(1e-6, fit.seconds(rows))
         if ratio < _WAITS:
             self._in_flight = max(self._in_flight, begun_with)
-        needed = 2 + 1.3 * rate * fit.seconds(point.rows)
+        needed = 2 + _MARGIN * rate * fit.seconds(point.rows)
+        # twice as many as were answered without a wait: a queue that grows while no answer tells of it would end in timeouts
         most = min(2.0 + 2 * self._in_flight, float(point.flight_range.high), point.flight_cap)
         point.limit = max(point.limit, min(needed, most))
         self._ratios.append(min(3.0, ratio))
@@ -46,7 +53,9 @@ class RateClimb:
         self._ratios.clear()
         goal = point.goal_rows(rate * point.rows, queueing=_WAITS, paced=True)
         growth = 4 if fit.seconds(4 * point.rows) < 2.0 else 2
-        larger = min(goal, growth * point.rows, point.remaining / (6 * max(1.0, rate * point.latency_s)))
+        larger = min(
+            goal, growth * point.rows, point.remaining / (_ROUNDS * max(1.0, rate * point.latency_s))
+        )
         if larger < 1.3 * point.rows:
             return needed <= point.limit or most <= point.limit
         point.rows = larger

@@ -14,7 +14,7 @@ _SPACING_S = 0.3
 _DEARER = 0.8
 """A size that does less than this share of the rows a second of another is too large, if noise does not explain it."""
 _QUEUED = 1.5
-"""A request beside another that takes so many times as long as one alone has waited for it."""
+"""A request that takes so many times as long as one that had nothing beside it may have waited; its square leaves no doubt."""
 _AGAIN = 5
 """So often a size is tried while noise may explain it."""
 
@@ -47,8 +47,10 @@ class RowRamp:
         self._again = 0
         self._others = 0
         self._start = start_rows
-        self._alone: tuple[int, float] | None = None  # rows and seconds of the last request that had nothing beside it
-        self._waited = 0
+        self._alone: tuple[int, float] | None = (
+            None  # rows and seconds of the last request that had nothing beside it
+        )
+        self._waits = 0  # evidence of that
         self.serial = False
         """Requests wait for each other, even so few: only those sent alone tell what a chunk costs."""
         self.rows = start_rows
@@ -91,18 +93,22 @@ class RowRamp:
         return self.rows
 
     def answered_first(self, rows: int, seconds: float, *, max_rows: int, in_flight: int) -> None:
-        """A chunk of `rows`, sent with `in_flight` under way, itself included, took `seconds` before `extend`."""
+        """The same before `extend`: a chunk that was sent with `in_flight` under way, itself included.
+
+        Where requests wait for each other even now, what the later ones took is a queue and no service time.
+        """
         if in_flight <= 1:
             self._alone = rows, seconds
         elif self._alone is not None:
             alone_rows, alone_s = self._alone
-            waited = seconds > _QUEUED * alone_s * max(1.0, rows / alone_rows)
-            self._waited += waited + (seconds > _QUEUED**2 * alone_s * max(1.0, rows / alone_rows))
-            self.serial = self._waited > 1
+            ratio = seconds / (alone_s * max(1.0, rows / alone_rows))
+            waited = 2 if ratio > _QUEUED**2 else 1 if ratio > _QUEUED else 0
+            self._waits += waited
+            self.serial = self.serial or self._waits > 1
             trial = rows > 0.7 * self.rows
-            if self.serial or waited or (self._waited and not trial):
+            if self.serial or waited or (self._waits and not trial):
                 if trial:
-                    self._step_sent_s = None
+                    self._step_sent_s = None  # once more
                 return
         self.answered(rows, seconds, max_rows=max_rows)
 

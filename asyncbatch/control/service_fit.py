@@ -9,6 +9,7 @@ so the squares of relative residuals are minimised; sizes are binned, so that a 
 import math
 
 _BESIDE = 1.0
+"""Weight left to what was seen of a size before, once two sizes were compared."""
 
 
 class ServiceFit:
@@ -46,14 +47,14 @@ class ServiceFit:
         self._line = None
 
     def compared(self, rows: float, other: float, ratio: float, *, weight: float) -> None:
-        """Chunks of `other` rows took `ratio` times as long as those of `rows`, seen one after the other at the same load.
+        """Chunks of `other` rows took `ratio` times as long as those of `rows`, under the same load one after the other.
 
-        What was seen of single chunks at other times counts little beside it.
+        What single chunks took at other times (a cold start, a queue) counts little beside it.
         """
         base_s = self.seconds(rows)
         for each in self._bins.values():
             if each[0] > _BESIDE:
-                each[:] = [each_sum * _BESIDE / each[0] for each_sum in each]
+                each[:] = [total * _BESIDE / each[0] for total in each]
         self.add(rows, base_s, weight=weight)
         self.add(other, base_s * ratio, weight=weight)
 

@@ -2,6 +2,7 @@
 
 A small chunk size is found first, because only then does a round trip take a fraction of a second; then the requests in flight
 are doubled with it; meanwhile and afterwards single larger chunks go beside them, until the service-time fit asks for no more.
+Where the endpoint limits requests a second, a rate climb takes the place of all that.
 """
 
 import math
@@ -19,8 +20,12 @@ _ALONE_S = 10.0
 """A row ramp that has taken longer goes on beside growing numbers in flight: then round trips are too dear to wait for."""
 _HEADROOM = 1.3
 """In flight over what the endpoint works on at once: what waits there fills the gaps, and shows new capacity at once."""
+_UNEVEN = 0.3
 _UNEVEN_HEADROOM = 1.8
-"""The same where latencies are uneven: some workers idle while others queue."""
+"""The same where latencies spread by `_UNEVEN` and more: some workers idle while others queue."""
+_DEAR = 0.4
+"""Share of the fixed cost in a chunk's time above which larger chunks come before more of them, if round trips take long."""
+_LONG_S = 2.0
 _FASTER = 0.8
 """No request waits less than not at all: latencies below this share of the fit's mean that what it has seen is out of date."""
 
@@ -56,8 +61,8 @@ class Startup:
         self._patience = 0
         self._paced = False
         self._rate_climb = RateClimb(point)
-        self._doubles = False
-        self._trials_s = now_s
+        self._doubles = False  # after the row climb
+        self._trials_s = now_s  # when trials of larger chunks last began
 
     def skip(self) -> None:
         """A setting is known already."""
@@ -90,8 +95,7 @@ class Startup:
         if self.phase is Phase.ROWS:
             point.latency_s = point.latency_s or seconds
             self._ramp.answered_first(rows, seconds, max_rows=point.top_rows, in_flight=begun_with)
-            enough_s = 4 * _ALONE_S if self._ramp.serial and point.fit.overhead(rows) > 0.5 else _ALONE_S
-            if self._ramp.done or (now > self._begun_s + enough_s and point.fit.sizes >= 2 + (not self._ramp.serial)):
+            if self._ramp.done or self._ramp_takes_long(now, rows):
                 self.begin_flight(now)
             return
         if self.phase is Phase.PACED:
@@ -133,6 +137,12 @@ class Startup:
                 self._double(now)
         else:
             self._climbed(now)
+
+    def _ramp_takes_long(self, now: float, rows: int) -> bool:
+        """A row ramp that is not at its end has taken too long; longer where requests wait for each other and calls are dear."""
+        fit, serial = self._point.fit, self._ramp.serial
+        enough_s = 4 * _ALONE_S if serial and fit.overhead(rows) > 0.5 else _ALONE_S
+        return now > self._begun_s + enough_s and fit.sizes >= (2 if serial else 3)
 
     def begin_flight(self, now: float) -> None:
         """The row ramp is over: raise the requests in flight, with chunks of about half a second."""
@@ -211,9 +221,9 @@ class Startup:
         queueing = point.queue_factor(point.latency_s, point.rows)
         goal = point.goal_rows(rate, queueing=queueing, paced=False)
         goal = min(goal, power_of_two(point.rows * point.rounds_left / 3))
-        if self._doubles:
+        if self._doubles:  # rows enough that most of the time is theirs; more once it is known how many are worked on at once
             a, b = point.fit.line
-            goal = min(goal, power_of_two(2 * a / b))
+            goal = min(goal, power_of_two(2 * a / max(b, 1e-12)))
         least = 1.2 if goal >= point.top_rows else 1.9  # what is left below a cap is halved until it is small
         if goal < least * point.rows or point.fit.gain(point.rows, goal) < 0.05:
             return False
@@ -231,21 +241,21 @@ class Startup:
         point.slots = self._slow.slots()
         grown = point.limit
         if self._slow.bounds:
-            headroom = _HEADROOM if self._slow.spread < 0.3 else _UNEVEN_HEADROOM
+            headroom = _HEADROOM if self._slow.spread < _UNEVEN else _UNEVEN_HEADROOM
             point.limit = max(2.0, min(grown, headroom * point.slots))
         point.latency_s *= point.limit / grown
         self._waiting_s *= point.limit / grown
         point.note(
             now, f"{point.limit:.0f} in flight", f"slow start: about {point.slots:.1f} are worked on at once"
         )
-        dear = point.fit.overhead(point.rows) > 0.4
+        dear = point.fit.overhead(point.rows) > _DEAR
         serial = dear and self._ramp.serial
         if little or serial or self._slow.certain or self._paced or point.flight_cap < math.inf:
             self._begin_climb(now)
             return
         point.limit = max(point.limit, min(4.0, float(point.flight_range.high)))
         point.spread = max(point.spread, self._slow.spread)
-        self._doubles = dear and point.latency_s > 2.0
+        self._doubles = dear and point.latency_s > _LONG_S
         if self._doubles:
             self._begin_climb(now)
         else:
@@ -313,11 +323,10 @@ class Startup:
         point.rows = rows
 
     def _end_climb(self, now: float) -> None:
-        a, b = self._point.fit.line
-        self._point.note(
-            now, f"chunk {self._point.rows:.0f} rows", f"row climb: t(n) = {a:.3g} s + {b:.3g} s x n"
-        )
-        if self._doubles and not self._paced and self._point.flight_cap == math.inf and self._point.rounds_left > 6:
+        point = self._point
+        a, b = point.fit.line
+        point.note(now, f"chunk {point.rows:.0f} rows", f"row climb: t(n) = {a:.3g} s + {b:.3g} s x n")
+        if self._doubles and not self._paced and point.flight_cap == math.inf and point.rounds_left > 6:
             self._begin_double(now)
             return
         self.phase = Phase.DONE
