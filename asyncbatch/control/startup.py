@@ -312,6 +312,10 @@ class Startup:
         """Larger chunks are proven. Where requests queue, fewer are kept in flight, so that none waits for too long."""
         point, rows = self._point, float(self._ramp.best_rows)
         fit = point.fit
+        if fit.seconds(rows) > point.longest_s:  # it was answered in time, but the next may not be
+            a, b = fit.line
+            rows = max(point.rows, float(power_of_two((point.longest_s - a) / max(b, 1e-12))))
+            self._ramp.best_rows = int(rows)
         waiting = max(1.0, point.queue_factor(point.latency_s, point.rows))
         point.latency_s = waiting * fit.seconds(rows)
         if point.latency_s > point.longest_s and waiting > 1.3:
