@@ -49,7 +49,7 @@ class ServiceFit:
     def compared(self, rows: float, other: float, ratio: float, *, weight: float) -> None:
         """Chunks of `other` rows took `ratio` times as long as those of `rows`, under the same load one after the other.
 
-        What single chunks took at other times (a cold start, a queue) counts little beside it.
+        What single chunks took at other times (a cold start, a queue) counts less than it.
         """
         base_s = self.seconds(rows)
         for each in self._bins.values():
