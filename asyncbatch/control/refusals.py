@@ -114,7 +114,6 @@ class Refusals:
     def _slower(self, now: float, begun_with: int) -> None:
         """Requests a second are limited: they are paced until chunks are larger."""
         point, search = self._point, self._search
-        larger = self._larger_rows()
         rate = self._pacer.cut(now)
         point.flight_cap = math.inf
         point.note(now, f"{rate:.1f} requests/s", "throttled for the rate: paced until chunks are larger")
@@ -122,7 +121,7 @@ class Refusals:
         search.cruise.explorer.soon(Move.ROWS_UP)
         busy_s = point.slots / rate  # a chunk that takes this long keeps every worker busy at this rate
         if search.cruising and point.fit.seconds(point.rows) < 0.9 * busy_s:
-            point.rows = larger
+            point.rows = self._larger_rows()
         # pacing is to hold requests back, not the limit
         unqueued = 1 + 1.3 * rate * point.fit.seconds(point.rows)
         most = max(1.5 * point.slots, 2.0 * begun_with)

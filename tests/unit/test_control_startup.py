@@ -280,10 +280,11 @@ def test_a_timeout_halves_chunks_and_is_remembered() -> None:
     controller.note_remaining(10**9)
     point = controller._point
     for size in (64, 4096):
-        point.fit.add(size, 0.1 + 0.001 * size, weight=4)
+        point.fit.add(size, 0.5 + 0.001 * size, weight=4)
     point.rows, point.limit, point.slots = 4096.0, 4.0, 8.0
     point.caps.prove(4096)
     controller._search.skip(0.0)
+    assert point.goal_rows(1000.0, queueing=1.0, paced=False) > 4096
     now[0] = 61.0
     controller.record(
         Sample(
