@@ -15,6 +15,8 @@ from asyncbatch.control.epoch import Measure
 
 _LATER = 16
 """Epochs until a setting that was clearly slower is tried again; after each time twice as many."""
+_WAITING = 1.5
+"""Mean latency over that of an idle endpoint from where requests wait."""
 _NOISIEST = 3.0
 """At most so many times the errors are larger than the spread of latencies says."""
 
@@ -230,7 +232,7 @@ class Explorer:
             order[:2] = order[1::-1]
         if around.paced:
             order = [Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_UP, Move.FLIGHT_DOWN, Move.ROWS_DOWN]
-        elif around.latency_s > 0.8 * around.longest_s:
+        elif around.latency_s > 0.8 * around.longest_s and around.queue_factor > _WAITING:
             order = [Move.FLIGHT_DOWN, Move.ROWS_DOWN, Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_UP]
         for move in order:
             if self._wait[move] > 0:
@@ -267,7 +269,10 @@ class Explorer:
             if rows < 1 or around.paced:
                 return None
         elif move is Move.FLIGHT_UP:
-            if around.paced or around.latency_s * 1.25 > around.longest_s:
+            rise = (
+                1.25 if around.queue_factor > _WAITING else 1.0
+            )  # where none waits, more of them take no longer
+            if around.paced or around.latency_s * rise > around.longest_s:
                 return None
             quick = self._streak or (around.queue_factor < 1.15 and self._gap[move] <= 2)
             flight = min(max(flight + 1, flight * (1.6 if quick else 1.25)), around.max_in_flight)

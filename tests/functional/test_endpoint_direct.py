@@ -13,6 +13,7 @@ import pytest
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 
+from asyncbatch.aws import AwsSession
 from asyncbatch.config import RunConfig
 from asyncbatch.endpoint import make_endpoint
 from asyncbatch.endpoint.sagemaker import SageMakerEndpoint
@@ -285,17 +286,29 @@ def test_content_types_are_signed_each() -> None:
     with_server(test)
 
 
-def test_requests_go_on_and_are_signed_while_keys_are_renewed() -> None:
+def test_requests_go_on_and_are_signed_while_keys_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of other tasks: neither unsigned, nor taken for the rehearsal that follows."""
+    check = AwsSession.check_credentials
 
     async def test(server: FaultServer, endpoint: SageMakerEndpoint) -> None:
-        transport = endpoint._transport
+        transport, asked, answered = endpoint._transport, asyncio.Event(), asyncio.Event()
+
+        async def slow(self: AwsSession) -> None:
+            asked.set()
+            await answered.wait()
+            await check(self)
+
+        monkeypatch.setattr(AwsSession, "check_credentials", slow)
         renewed = asyncio.create_task(transport.refresh())
-        while not renewed.done():
+        await asked.wait()
+        for _ in range(5):
             transport._look_again_s = float("-inf")  # type: ignore[attr-defined]  # each asks for the keys of now
             await endpoint.invoke(PAYLOAD, timeout_s=5)
+        assert not renewed.done()
+        answered.set()
         await renewed
-        assert len(server.seen) > 1
+        await endpoint.invoke(PAYLOAD, timeout_s=5)
+        assert len(server.seen) >= 6
         assert all("authorization" in {name.lower() for name, _ in seen.headers} for seen in server.seen)
 
     with_server(test, session=boto3.Session("AKIAEXAMPLE", "secret", region_name="us-east-1"))

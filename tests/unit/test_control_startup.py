@@ -97,13 +97,14 @@ class TestLargerChunks:
             assert (point.rows > 64) is taken
 
     def test_a_size_is_taken_up_only_as_far_as_the_fit_sees_it_in_time(self) -> None:
-        """Chosen when rows seemed cheap, answered in 58 s of 60: the next might not be."""
+        """It was chosen when rows seemed cheap, and answered just in time: the next might not be."""
         point, startup = self.startup()
-        trial = startup.rows_beside(10.0, patience_s=1.0)
-        assert trial is not None
-        startup.answered(sample(trial, 10.0, 68.0), 58.0, 1, since_s=-math.inf, paced_rate=math.inf)
+        for size in (256, 8192):
+            point.fit.add(size, 5.0 + 0.004 * size, weight=20)
+        startup._ramp.best_rows = 8192
+        startup._adopt()
+        assert 64 < point.rows < 8192
         assert point.fit.seconds(point.rows) <= point.longest_s
-        assert point.rows < trial
 
     def test_a_first_chunk_that_did_much_less_work_is_the_last(self) -> None:
         for seconds, back in ((4.5, False), (30.0, True)):
@@ -272,6 +273,8 @@ class TestSizeCaps:
             waits.append(now - begun)
             caps.answered(200, 200)  # it was not the size, it seems
         assert waits[0] < waits[1] < waits[2] < waits[3]
+        caps.refused(256, 256, Outcome.FAILED, now_s=now)
+        assert not caps.doubt(now + 10 * waits[0])
 
 
 def test_a_timeout_halves_chunks_and_is_remembered() -> None:
