@@ -198,6 +198,7 @@ class Cruise:
             overhead=point.fit.overhead(point.rows),
             gain=functools.partial(point.fit.gain, point.rows),
             longest_s=longest_s,
+            wished=wished,
             paced=paced,
             rounds_left=point.rounds_left,
         )

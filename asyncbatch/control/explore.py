@@ -51,6 +51,8 @@ class Surroundings:
     """Share of the fixed cost in a chunk's time."""
     longest_s: float
     """Latency that must not be exceeded."""
+    wished: bool
+    """The user asked for it: it is no margin from a timeout."""
     paced: bool
     rounds_left: float
     """How many more requests each of those in flight will send."""
@@ -232,7 +234,7 @@ class Explorer:
             order[:2] = order[1::-1]
         if around.paced:
             order = [Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_UP, Move.FLIGHT_DOWN, Move.ROWS_DOWN]
-        elif around.latency_s > 0.8 * around.longest_s and around.queue_factor > _WAITING:
+        elif around.latency_s > 0.8 * around.longest_s and (around.wished or around.queue_factor > _WAITING):
             order = [Move.FLIGHT_DOWN, Move.ROWS_DOWN, Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_UP]
         for move in order:
             if self._wait[move] > 0:
@@ -269,9 +271,8 @@ class Explorer:
             if rows < 1 or around.paced:
                 return None
         elif move is Move.FLIGHT_UP:
-            rise = (
-                1.25 if around.queue_factor > _WAITING else 1.0
-            )  # where none waits, more of them take no longer
+            # Where none waits, more of them take no longer; whoever wishes for a latency does not want that tried.
+            rise = 1.25 if around.wished or around.queue_factor > _WAITING else 1.0
             if around.paced or around.latency_s * rise > around.longest_s:
                 return None
             quick = self._streak or (around.queue_factor < 1.15 and self._gap[move] <= 2)

@@ -382,7 +382,7 @@ class TestExplorer:
         values: dict[str, object] = {
             "rows": 100.0, "in_flight": 8.0, "goal_rows": 100.0, "gain": lambda rows: 0.0, "max_rows": 10_000.0,
             "max_in_flight": 512.0, "latency_s": 1.0, "queue_factor": 1.0, "overhead": 0.1, "longest_s": 20.0,
-            "paced": False, "rounds_left": 100.0,
+            "paced": False, "wished": False, "rounds_left": 100.0,
         }  # fmt: skip
         return Surroundings(**(values | changes))  # type: ignore[arg-type]
 

@@ -1,8 +1,10 @@
 """Rules of start-up: what requests that wait for each other, limits of the request rate, and larger chunks teach."""
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -218,12 +220,13 @@ class TestRateClimb:
 
 
 class TestExplorer:
-    def around(self) -> Surroundings:
-        return Surroundings(
+    def around(self, **changes: Any) -> Surroundings:
+        found = Surroundings(
             rows=1024.0, in_flight=8.0, goal_rows=1024.0, gain=lambda rows: 0.1 if rows > 1024 else 0.0, max_rows=65_536.0,
-            max_in_flight=512.0, latency_s=1.0, queue_factor=1.2, overhead=0.1, longest_s=20.0, paced=False,
+            max_in_flight=512.0, latency_s=1.0, queue_factor=1.2, overhead=0.1, longest_s=20.0, paced=False, wished=False,
             rounds_left=100.0,
         )  # fmt: skip
+        return dataclasses.replace(found, **changes)
 
     def trials(self, rate: float) -> int:
         """How often larger chunks are tried in 60 epochs, where each brings `rate` in place of 100, and others gain."""
@@ -245,6 +248,18 @@ class TestExplorer:
 
     def test_a_setting_that_was_clearly_slower_waits_for_long(self) -> None:
         assert self.trials(50) <= 3 < 10 < self.trials(95)
+
+    def test_long_requests_are_no_reason_against_more_of_them_where_none_waits(self) -> None:
+        for changes, tried in (
+            ({"queue_factor": 1.0}, True), ({"queue_factor": 2.0}, False), ({"queue_factor": 1.0, "wished": True}, False),
+        ):  # fmt: skip
+            moves, explorer = set(), Explorer()
+            explorer.changed(Measure(rate=100, error=0.02, spread=0.1, latency_s=18.0, rows=100))
+            for _ in range(20):
+                if (trial := explorer.propose(self.around(latency_s=18.0, **changes))) is not None:
+                    moves.add(trial.move)
+                    explorer.rejected(trial.move)
+            assert (Move.FLIGHT_UP in moves) is tried
 
     def test_errors_grow_where_measurements_of_one_setting_differ(self) -> None:
         rng, found = random.Random(2), []
