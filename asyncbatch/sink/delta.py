@@ -99,14 +99,16 @@ class DeltaTable:
             ]
             unreadable: list[OutputError] = []
             for attempt in range(_ATTEMPTS):
-                if self._holds(plan.job_id, generation):
+                there = self._open()
+                if _has(there, plan.job_id, generation):
                     break
+                mode: Any = "error" if there is None else self._write_mode(generation)
                 try:
                     write_deltalake(
-                        self._uri,
+                        there or self._uri,  # as it was looked at: a commit that came since is a conflict
                         _reader(plan.schema.remove_metadata(), pieces, unreadable),
-                        mode=self._write_mode(generation),
-                        schema_mode="overwrite" if self._mode == "replace" and generation == 1 else None,
+                        mode=mode,
+                        schema_mode="overwrite" if mode == "overwrite" else None,
                         target_file_size=_FILE_BYTES,
                         storage_options=self._options or None,
                         commit_properties=CommitProperties(
@@ -127,19 +129,17 @@ class DeltaTable:
                 except (DeltaError, OSError) as error:
                     if unreadable:
                         raise unreadable[0] from error
-                    if self._holds(plan.job_id, generation):
+                    now = self._open()
+                    if _has(now, plan.job_id, generation):
                         break
-                    raise self._failed(error) from error
+                    made_since = there is None and now is not None and self._mode != "fail"
+                    if not made_since or attempt == _ATTEMPTS - 1:
+                        raise self._failed(error) from error
 
     def _write_mode(self, generation: int) -> Any:
         if generation > 1 or self._mode == "append":
             return "append"
         return "overwrite" if self._mode == "replace" else "error"
-
-    def _holds(self, job_id: str, generation: int) -> bool:
-        there = self._open()
-        version = there.transaction_version(_app_id(job_id)) if there is not None else None
-        return version is not None and version >= generation
 
     def _open(self) -> Any:
         """The table as it is now; None if there is none."""
@@ -159,6 +159,12 @@ class DeltaTable:
             f"the Delta Lake table {self._uri} cannot be used: {said[0] if said else type(error).__name__}",
             hint="check that it can be reached; the same command goes on, and scores no row again",
         )
+
+
+def _has(table: Any, job_id: str, generation: int) -> bool:
+    """Whether `table`, as it was opened, has the rows of the generation."""
+    version = table.transaction_version(_app_id(job_id)) if table is not None else None
+    return version is not None and version >= generation
 
 
 def _app_id(job_id: str) -> str:

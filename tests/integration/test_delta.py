@@ -131,11 +131,12 @@ def test_of_two_that_publish_at_once_the_log_takes_one(lake: Lake, monkeypatch: 
     plan = load_plan(state)
     assert plan is not None
     parts = state.below("parts")
-    both = threading.Barrier(2, timeout=30)
+    both, first_is_in = threading.Barrier(2, timeout=30), threading.Event()
     real = delta._reader
 
     def together(*values: Any) -> Any:
-        both.wait()  # both have looked, and found that nothing is there
+        if both.wait() == 0:  # both have looked, and found that nothing is there
+            assert first_is_in.wait(30)
         return real(*values)
 
     monkeypatch.setattr(delta, "_reader", together)
@@ -144,6 +145,7 @@ def test_of_two_that_publish_at_once_the_log_takes_one(lake: Lake, monkeypatch: 
     def publish() -> None:
         try:
             delta.DeltaTable(lake.table, mode="append", options={}).publish(plan, parts, list_parts(parts))
+            first_is_in.set()
         except BaseException as error:  # noqa: BLE001
             failures.append(error)
 
