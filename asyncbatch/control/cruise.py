@@ -5,7 +5,7 @@ import math
 
 from asyncbatch.control.epoch import Epoch, Measure
 from asyncbatch.control.explore import Explorer, Move, Surroundings, clearly_slower
-from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.operating_point import UNEVEN, OperatingPoint
 from asyncbatch.model import Sample
 
 
@@ -18,10 +18,8 @@ class Cruise:
     """So many answers and half of those in flight beyond the longest latency, and no epoch is waited for."""
     _UNQUEUED = 1.3
     """Mean latency over that of an idle endpoint below which requests hardly wait."""
-    _UNEVEN = 0.3
-    """Spread of latencies from where some workers idle while others queue: more in flight evens that out."""
     _DEEP = 8.0
-    """So long requests may wait then, in latencies of an idle endpoint, where that is soon over."""
+    """So long requests may wait where latencies are uneven, in latencies of an idle endpoint, where that is soon over."""
 
     def __init__(self, point: OperatingPoint, *, now_s: float) -> None:
         self._point = point
@@ -140,9 +138,8 @@ class Cruise:
         longest_queue = self._longest_queue(measure)
         headroom = point.queue_factor(measure.latency_s, measure.rows) < longest_queue
         tried = point.setting
-        queueing = base is not None and point.queue_factor(base.latency_s, base.rows) > max(
-            3.0, longest_queue
-        )
+        too_long = max(3.0, longest_queue)
+        queueing = base is not None and point.queue_factor(base.latency_s, base.rows) > too_long
         if explorer.judge(measure, headroom=headroom, queueing=queueing):
             point.note(now, tried, f"{trial.move.value}: {100 * gain:+.1f} %, {measure.rate:.0f} rows/s")
             return True
@@ -155,7 +152,7 @@ class Cruise:
     def _longest_queue(self, measure: Measure) -> float:
         """How long requests may take where that does no harm, in latencies of an idle endpoint."""
         point = self._point
-        if point.spread < self._UNEVEN:
+        if point.spread < UNEVEN:
             return 2.0
         rest_s = point.remaining / max(1e-9, measure.rate)
         quick = measure.latency_s < min(0.3 * point.longest_s, 0.03 * rest_s)
@@ -225,7 +222,7 @@ class Cruise:
             return False
         under_way = measure.rate / measure.rows * measure.latency_s
         goal = point.goal_rows(measure.rate, queueing=queue_factor, paced=True)
-        rows = min(goal, 2 * point.rows, point.remaining / (6 * max(1.0, under_way)))
+        rows = min(goal, 2 * point.rows, point.rows_for_rounds(under_way))
         if rows < 1.3 * point.rows:
             return False
         needed = 1 + 1.3 * under_way * rows / point.rows

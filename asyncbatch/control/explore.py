@@ -12,11 +12,10 @@ from enum import Enum
 from typing import ClassVar
 
 from asyncbatch.control.epoch import Measure
+from asyncbatch.control.operating_point import WAITING
 
 _LATER = 16
 """Epochs until a setting that was clearly slower is tried again; after each time twice as many."""
-_WAITING = 1.5
-"""Mean latency over that of an idle endpoint from where requests wait."""
 _NOISIEST = 3.0
 """At most so many times the errors are larger than the spread of latencies says."""
 
@@ -105,9 +104,8 @@ class Explorer:
         self._streak = 0
         self._noise = 1.0
         self._epochs = 0
-        self._slower: dict[
-            tuple[int, int], tuple[int, int]
-        ] = {}  # by setting: when to try it again, and the wait
+        # By setting: when to try it again, and the wait after that.
+        self._slower: dict[tuple[int, int], tuple[int, int]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -234,7 +232,7 @@ class Explorer:
             order[:2] = order[1::-1]
         if around.paced:
             order = [Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_UP, Move.FLIGHT_DOWN, Move.ROWS_DOWN]
-        elif around.latency_s > 0.8 * around.longest_s and (around.wished or around.queue_factor > _WAITING):
+        elif around.latency_s > 0.8 * around.longest_s and (around.wished or around.queue_factor > WAITING):
             order = [Move.FLIGHT_DOWN, Move.ROWS_DOWN, Move.ROWS_MODEL, Move.ROWS_UP, Move.FLIGHT_UP]
         for move in order:
             if self._wait[move] > 0:
@@ -272,7 +270,7 @@ class Explorer:
                 return None
         elif move is Move.FLIGHT_UP:
             # Where none waits, more of them take no longer; whoever wishes for a latency does not want that tried.
-            rise = 1.25 if around.wished or around.queue_factor > _WAITING else 1.0
+            rise = 1.25 if around.wished or around.queue_factor > WAITING else 1.0
             if around.paced or around.latency_s * rise > around.longest_s:
                 return None
             quick = self._streak or (around.queue_factor < 1.15 and self._gap[move] <= 2)

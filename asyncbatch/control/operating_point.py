@@ -11,10 +11,16 @@ from asyncbatch.control.size_caps import SizeCaps
 from asyncbatch.model import Sample
 from asyncbatch.units import IntRange
 
+UNEVEN = 0.3
+"""Spread of latencies from where some workers idle while others queue: more in flight evens that out."""
+WAITING = 1.5
+"""Mean latency over that of an idle endpoint from where requests wait."""
 _OVERHEAD = 0.04
 """Share of the fixed cost in a chunk's time below which larger chunks only make the last ones longer to wait for."""
 _LATE = 1.5
 """Answers that take this many times the longest mean latency are late."""
+_ROUNDS = 6
+"""Where chunks are made larger because of a throttle, so many are left for each of the requests in flight."""
 _LEAST_S = 0.3
 """Seconds that a measurement takes at least: where requests are quick, there is no need to decide a hundred times a second."""
 
@@ -132,6 +138,10 @@ class OperatingPoint:
             rows = min(rows, max(1.0, (longest_s - a) / b))
         below = min(self.rows_ceiling, fit.knee())
         return min(rows, float(power_of_two(below)) if below < rows else rows, float(self.top_rows))
+
+    def rows_for_rounds(self, in_flight: float) -> float:
+        """The largest chunk that leaves enough of them for each of `in_flight` requests."""
+        return self.remaining / (_ROUNDS * max(1.0, in_flight))
 
     def return_from_dearer(self, rows: int, seconds: float, *, proven: int) -> bool:
         """Whether the first chunk of `rows` did much less work a second than those of `proven`; then that size is taken up again.

@@ -5,18 +5,12 @@ No trial has to show that: a few answers at each size that take no longer than a
 
 import math
 
-from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.operating_point import WAITING, OperatingPoint
 
 _ENOUGH = 4
 """Answers at a size before the next."""
-_WAITS = 1.5
-"""Mean latency over that of an idle endpoint from where requests wait: the pace holds nothing back any more."""
-
-
 _MARGIN = 1.3
 """Requests in flight over what the pace needs: latencies vary."""
-_ROUNDS = 6
-"""So many chunks are left at least for each of the requests in flight."""
 
 
 class RateClimb:
@@ -36,7 +30,7 @@ class RateClimb:
         if started_s < self._since_s or rows < 0.7 * point.rows:
             return False
         ratio = seconds / max(1e-6, fit.seconds(rows))
-        if ratio < _WAITS:
+        if ratio < WAITING:
             self._in_flight = max(self._in_flight, begun_with)
         needed = 2 + _MARGIN * rate * fit.seconds(point.rows)
         # twice as many as were answered without a wait: a queue that grows while no answer tells of it would end in timeouts
@@ -46,16 +40,14 @@ class RateClimb:
         if len(self._ratios) < _ENOUGH:
             return False
         ratio = sum(self._ratios) / len(self._ratios)
-        if ratio > _WAITS:
+        if ratio > WAITING:
             return True
         fit.add(rows, ratio * fit.seconds(rows), weight=len(self._ratios))
         point.latency_s = ratio * fit.seconds(rows)
         self._ratios.clear()
-        goal = point.goal_rows(rate * point.rows, queueing=_WAITS, paced=True)
+        goal = point.goal_rows(rate * point.rows, queueing=WAITING, paced=True)
         growth = 4 if fit.seconds(4 * point.rows) < 2.0 else 2
-        larger = min(
-            goal, growth * point.rows, point.remaining / (_ROUNDS * max(1.0, rate * point.latency_s))
-        )
+        larger = min(goal, growth * point.rows, point.rows_for_rounds(rate * point.latency_s))
         if larger < 1.3 * point.rows:
             return needed <= point.limit or most <= point.limit
         point.rows = larger

@@ -16,8 +16,6 @@ from asyncbatch.model import Sample
 
 _REFUSED_SHARE = 0.03
 """More 503 than this, and fewer requests are kept in flight: a handful from a short queue costs less than idle workers."""
-_ROUNDS = 6
-"""Where chunks are made larger because of a throttle, so many are left for each of the requests in flight."""
 
 
 class Refusals:
@@ -135,9 +133,8 @@ class Refusals:
         growth = 4 if fit.seconds(point.rows) < 1.5 else 2
         larger = min(growth * point.rows, fit.knee(), float(point.top_rows), point.rows_ceiling)
         if fit.seconds(larger) > longest_s:
-            a, b = fit.line
-            larger = (longest_s - a) / max(b, 1e-12)
-        larger = min(larger, point.remaining / (_ROUNDS * max(1.0, point.limit)))
+            larger = fit.rows_in(longest_s)
+        larger = min(larger, point.rows_for_rounds(point.limit))
         return larger if larger > 1.3 * point.rows else point.rows
 
     def _hold(self, now: float, seconds: float) -> None:

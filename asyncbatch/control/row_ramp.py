@@ -47,17 +47,23 @@ class RowRamp:
         self._again = 0
         self._others = 0
         self._start = start_rows
-        self._alone: tuple[int, float] | None = (
-            None  # rows and seconds of the last request that had nothing beside it
-        )
-        self._waits = 0  # evidence of that
-        self.serial = False
-        """Requests wait for each other, even so few: only those sent alone tell what a chunk costs."""
+        # Rows and seconds of the last request that had nothing beside it.
+        self._alone: tuple[int, float] | None = None
+        self._waits = 0
         self.rows = start_rows
         """The size being tried."""
         self.best_rows = start_rows
         """The size to go on with."""
         self.done = False
+
+    @property
+    def serial(self) -> bool:
+        """Requests wait for each other, even so few: only those sent alone tell what a chunk costs."""
+        return self._waits > 1
+
+    def go_alone(self) -> None:
+        """Requests were refused beside each other: one at a time from now on."""
+        self._waits = 2
 
     def next_rows(self, now_s: float) -> int:
         """Rows of the request that is about to be sent."""
@@ -104,7 +110,6 @@ class RowRamp:
             ratio = seconds / (alone_s * max(1.0, rows / alone_rows))
             waited = 2 if ratio > _QUEUED**2 else 1 if ratio > _QUEUED else 0
             self._waits += waited
-            self.serial = self.serial or self._waits > 1
             trial = rows > 0.7 * self.rows
             if self.serial or waited or (self._waits and not trial):
                 if trial:

@@ -80,6 +80,11 @@ class ServiceFit:
         a, b = self.line
         return a + b * rows
 
+    def rows_in(self, seconds: float) -> float:
+        """Rows of a chunk that takes `seconds`; below 1 where the call alone takes longer."""
+        a, b = self.line
+        return (seconds - a) / max(b, 1e-12)
+
     def overhead(self, rows: float) -> float:
         """Share of a chunk's time that is the fixed cost of the call, 0 to 1; 1 while only one size is known."""
         if len(self._bins) < 2:

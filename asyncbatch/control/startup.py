@@ -9,7 +9,7 @@ import math
 from enum import Enum
 
 from asyncbatch.control.epoch import Epoch, Measure
-from asyncbatch.control.operating_point import OperatingPoint
+from asyncbatch.control.operating_point import UNEVEN, OperatingPoint
 from asyncbatch.control.rate_climb import RateClimb
 from asyncbatch.control.row_ramp import RowRamp, power_of_two
 from asyncbatch.control.slow_start import SlowStart
@@ -20,9 +20,8 @@ _ALONE_S = 10.0
 """A row ramp that has taken longer goes on beside growing numbers in flight: then round trips are too dear to wait for."""
 _HEADROOM = 1.3
 """In flight over what the endpoint works on at once: what waits there fills the gaps, and shows new capacity at once."""
-_UNEVEN = 0.3
 _UNEVEN_HEADROOM = 1.8
-"""The same where latencies spread by `_UNEVEN` and more: some workers idle while others queue."""
+"""The same where latencies are uneven."""
 _DEAR = 0.4
 """Share of the fixed cost in a chunk's time above which larger chunks come before more of them, if round trips take long."""
 _LONG_S = 2.0
@@ -193,7 +192,7 @@ class Startup:
     def stop_growing(self, now: float) -> None:
         """The requests in flight have met a limit."""
         if self.phase is Phase.ROWS and not self._ramp.serial:
-            self._ramp.serial = True  # go on with one at a time
+            self._ramp.go_alone()
             return
         if self.phase is Phase.ROWS:
             limit = self._point.limit
@@ -222,8 +221,7 @@ class Startup:
         goal = point.goal_rows(rate, queueing=queueing, paced=False)
         goal = min(goal, power_of_two(point.rows * point.rounds_left / 3))
         if self._doubles:  # rows enough that most of the time is theirs; more once it is known how many are worked on at once
-            a, b = point.fit.line
-            goal = min(goal, power_of_two(2 * a / max(b, 1e-12)))
+            goal = min(goal, power_of_two(2 * point.least_rows()))
         least = 1.2 if goal >= point.top_rows else 1.9  # what is left below a cap is halved until it is small
         if goal < least * point.rows or point.fit.gain(point.rows, goal) < 0.05:
             return False
@@ -241,7 +239,7 @@ class Startup:
         point.slots = self._slow.slots()
         grown = point.limit
         if self._slow.bounds:
-            headroom = _HEADROOM if self._slow.spread < _UNEVEN else _UNEVEN_HEADROOM
+            headroom = _HEADROOM if self._slow.spread < UNEVEN else _UNEVEN_HEADROOM
             point.limit = max(2.0, min(grown, headroom * point.slots))
         point.latency_s *= point.limit / grown
         self._waiting_s *= point.limit / grown
@@ -313,8 +311,7 @@ class Startup:
         point, rows = self._point, float(self._ramp.best_rows)
         fit = point.fit
         if fit.seconds(rows) > point.longest_s:  # it was answered in time, but the next may not be
-            a, b = fit.line
-            rows = max(point.rows, float(power_of_two((point.longest_s - a) / max(b, 1e-12))))
+            rows = max(point.rows, float(power_of_two(fit.rows_in(point.longest_s))))
             self._ramp.best_rows = int(rows)
         waiting = max(1.0, point.queue_factor(point.latency_s, point.rows))
         point.latency_s = waiting * fit.seconds(rows)

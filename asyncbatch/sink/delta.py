@@ -100,12 +100,14 @@ class DeltaTable:
             unreadable: list[OutputError] = []
             for attempt in range(_ATTEMPTS):
                 there = self._open()
-                if _has(there, plan.job_id, generation):
+                if _holds(there, plan.job_id, generation):
                     break
                 mode: Any = "error" if there is None else self._write_mode(generation)
                 try:
                     write_deltalake(
-                        there or self._uri,  # as it was looked at: a commit that came since is a conflict
+                        self._uri
+                        if there is None
+                        else there,  # as it was looked at: a commit that came since is a conflict
                         _reader(plan.schema.remove_metadata(), pieces, unreadable),
                         mode=mode,
                         schema_mode="overwrite" if mode == "overwrite" else None,
@@ -130,7 +132,7 @@ class DeltaTable:
                     if unreadable:
                         raise unreadable[0] from error
                     now = self._open()
-                    if _has(now, plan.job_id, generation):
+                    if _holds(now, plan.job_id, generation):
                         break
                     made_since = there is None and now is not None and self._mode != "fail"
                     if not made_since or attempt == _ATTEMPTS - 1:
@@ -161,7 +163,7 @@ class DeltaTable:
         )
 
 
-def _has(table: Any, job_id: str, generation: int) -> bool:
+def _holds(table: Any, job_id: str, generation: int) -> bool:
     """Whether `table`, as it was opened, has the rows of the generation."""
     version = table.transaction_version(_app_id(job_id)) if table is not None else None
     return version is not None and version >= generation
