@@ -194,7 +194,7 @@ class Load:
         for number, start_s in enumerate(starts):
             due_s = self._began_s + start_s
             # A timer may be early by half its grain, and the end may come nearer while it runs.
-            while (wait_s := min(due_s, self._until_s) - self._clock()) > 0:  # noqa: ASYNC110
+            while (wait_s := min(due_s, self._until_s) - self._clock()) > 0:  # noqa: ASYNC110  # a time is waited for, not an event
                 await anyio.sleep(max(wait_s, _GRAIN_S))
             if due_s >= self._until_s or not self._may_start(due_s):
                 return

@@ -208,7 +208,7 @@ def _counted(
     rows, end = 0, None
     ends: list[int | None] = []
     try:
-        for rows, end in block_ends(source, file, block_rows=block_rows, max_rows=limit):  # noqa: B007
+        for rows, end in block_ends(source, file, block_rows=block_rows, max_rows=limit):  # noqa: B007  # used below
             ends.append(end)
             anyio.from_thread.check_cancelled()
     except InputError as error:

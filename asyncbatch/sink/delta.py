@@ -33,7 +33,7 @@ class DeltaTable:
 
     def __init__(self, uri: str, *, mode: str, options: dict[str, str]) -> None:
         try:
-            import deltalake  # noqa: F401
+            import deltalake  # noqa: F401  # is it there?
         except ImportError as error:
             raise MissingExtraError(
                 "--format delta needs a library that is not installed", hint="pip install 'asyncbatch[delta]'"

@@ -42,7 +42,7 @@ class IcebergTable:
 
     def __init__(self, name: str, *, mode: str) -> None:
         try:
-            import pyiceberg.catalog.sql  # noqa: F401
+            import pyiceberg.catalog.sql  # noqa: F401  # is it there?
         except ImportError as error:
             raise MissingExtraError(
                 "--format iceberg needs a library that is not installed",

@@ -144,7 +144,7 @@ class TextWriter:
         schema: of the tables; the header line of a CSV stream is written even when no row follows.
     """
 
-    def __init__(self, file: BinaryIO, *, format: Format, schema: "pa.Schema") -> None:  # noqa: A002
+    def __init__(self, file: BinaryIO, *, format: Format, schema: "pa.Schema") -> None:  # noqa: A002  # the name of the option
         if format == "parquet":
             raise ValueError("a stream is csv or jsonl")
         self._file = file

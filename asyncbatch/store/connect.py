@@ -30,14 +30,14 @@ def _connect(uri: ObjectUri, access: Access) -> ObjectClient:
         return S3Client(uri.bucket, access)
     if uri.scheme == "gs":
         try:
-            import google.cloud.storage  # noqa: F401
+            import google.cloud.storage  # noqa: F401  # is it there?
         except ImportError as error:
             raise _missing("gs", "gcs") from error
         from asyncbatch.store.gcs import GcsClient
 
         return GcsClient(uri.bucket, access)
     try:
-        import azure.storage.blob  # noqa: F401
+        import azure.storage.blob  # noqa: F401  # is it there?
     except ImportError as error:
         raise _missing("az", "azure") from error
     from asyncbatch.store.azure import AzureClient
