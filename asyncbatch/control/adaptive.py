@@ -26,6 +26,8 @@ from asyncbatch.units import IntRange
 
 _START_ROWS = 16
 _LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
+_REFUSED = (Outcome.THROTTLED, Outcome.UNAVAILABLE)
+_FAILED = (Outcome.TOO_LARGE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
 class AdaptiveController:
@@ -148,6 +150,8 @@ class AdaptiveController:
         if wait_s:
             return wait_s
         self._point.flight.send(now)
+        if self._trust is not None:
+            self._trust.sent(now)
         return 0.0
 
     def note_bytes_in_flight(self, most: int) -> None:
@@ -176,7 +180,7 @@ class AdaptiveController:
                 self._outage_over(now)
         elif outcome in _LOST and (outcome is not Outcome.TIMEOUT or point.latency_s < 0.5 * point.longest_s):
             self._outage.lost(sample.rows, now, setting=(point.rows, point.limit))
-        if self._trust is not None and not self._believe(sample, now):
+        if self._trust is not None and not self._believe(sample, now, begun_with):
             return
         self._refusals.count()
         if success:
@@ -236,23 +240,33 @@ class AdaptiveController:
         if start.request_rate is not None:
             self._pacer.restore(start.request_rate, now)
         self._trust = Trust(
-            expected_s=start.latency_s, spread=start.spread, enough=min(8, self.concurrency() // 4)
+            idle_s=start.call_s + start.row_s * start.chunk_rows,
+            expected_s=start.latency_s,
+            spread=start.spread,
+            in_flight=self.concurrency(),
         )
         self._search.skip(now)
         point.note(now, point.setting, "learned by an earlier run")
 
-    def _believe(self, sample: Sample, now: float) -> bool:
-        """Hold a sample against what an earlier run learned. False if that is over."""
-        assert self._trust is not None
+    def _believe(self, sample: Sample, now: float, begun_with: int) -> bool:
+        """Hold a sample against what an earlier run learned. False if it is to teach nothing else."""
+        trust = self._trust
+        assert trust is not None
+        rows, _, started_s, _, outcome, _ = sample
         verdict: bool | None = None
-        if sample.outcome is not Outcome.SUCCESS:
-            verdict = self._trust.refused() if sample.outcome is not Outcome.NOT_READY else None
-        elif sample.rows > 0.4 * self._point.rows:
-            verdict = self._trust.answered(now - sample.started_s)
+        if outcome in _REFUSED and trust.refused(started_s=started_s, now_s=now):
+            self._refusals.burst(now)
+            self._open = min(self._open, max(1.0, begun_with - 1.0))
+            return False
+        if outcome in _FAILED:
+            verdict = trust.failed()
+        elif outcome is Outcome.SUCCESS and rows > 0.4 * self._point.rows:
+            verdict = trust.answered(now - started_s, started_s=started_s)
         if verdict is False:
             self._distrust(now)
             return False
         if verdict:
+            self._point.fit.scale(trust.slower)
             self._trust = None
         return True
 

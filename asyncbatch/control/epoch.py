@@ -43,6 +43,7 @@ class Epoch:
         self.need = need
         self._enough = need - need // 10
         self._others = 0
+        self._anyone = False  # none of the cohort told anything: whoever comes now counts
         self.refused = 0
         """Requests refused for load in this epoch."""
         self._lost_s = 0.0
@@ -55,13 +56,14 @@ class Epoch:
 
     def add(self, rows: int, seconds: float, *, of_cohort: bool = True) -> bool:
         """Take one answered chunk; True when nine of ten of the cohort are there, or as good as never will be."""
-        if of_cohort:
+        if of_cohort or self._anyone:
             self._row_s.append(seconds / rows if seconds > 1e-6 else 1e-6 / rows)
             self._rows.append(rows)
         else:
             self._others += 1
-        count = len(self._rows)
-        return count >= self._enough or (self._others >= 2 * self.need and count > 0)
+        count, gone = len(self._rows), self._others >= 2 * self.need
+        self._anyone = self._anyone or (gone and not count)
+        return count >= self._enough or (gone and not self._anyone)
 
     def lose(self, seconds: float) -> None:
         """A request that took `seconds` failed: it was in flight, and brought no rows."""

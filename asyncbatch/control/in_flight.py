@@ -24,6 +24,11 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._sent)
 
+    @property
+    def oldest_s(self) -> float:
+        """When the one that has been under way for longest was sent; infinity if there is none."""
+        return self._sent[0] if self._sent else math.inf
+
     def send(self, now_s: float) -> None:
         """A permit was used."""
         sent, since = self._sent, self._since

@@ -49,6 +49,11 @@ class Refusals:
         self._pacer.forget()
         self._calls = self._refused = 0
 
+    def burst(self, now: float) -> None:
+        """One of many requests that were sent at the same moment was refused: only a pause, no remedy."""
+        self._refused += 1
+        self._hold(now, min(0.5, max(0.05, 0.25 * self._point.latency_s)))
+
     def throttled(self, sample: Sample, begun_with: int, *, tested: float) -> None:
         """Larger chunks need fewer requests for the same rows: they come first, then the limit that is meant.
 

@@ -16,6 +16,8 @@ from asyncbatch.control.slow_start import SlowStart
 from asyncbatch.model import Sample
 
 _START_IN_FLIGHT = 6
+_DRAINING_S = 0.05
+"""Seconds between looks at whether requests from before the row ramp are still under way."""
 _ALONE_S = 10.0
 """A row ramp that has taken longer goes on beside growing numbers in flight: then round trips are too dear to wait for."""
 _HEADROOM = 1.3
@@ -53,6 +55,7 @@ class Startup:
         self._ramp = RowRamp(fit=point.fit, start_rows=start_rows, enough_s=0.4, slow_s=2.0)
         self._slow = SlowStart()
         self._begun_s = now_s
+        self._alone_s = now_s  # since then none from before it is under way
         self._epoch = Epoch(from_s=now_s, need=1)
         self._base: tuple[Measure, float] | None = None
         self._waiting_s = 0.0
@@ -77,7 +80,10 @@ class Startup:
         return self._ramp.next_rows(now_s)
 
     def delay(self, now_s: float) -> float:
-        """Seconds that the next request of the row ramp has to wait."""
+        """Seconds that the next request of the row ramp has to wait: those sent before it began would take part of its work."""
+        if self._point.flight.oldest_s < self._begun_s:
+            self._alone_s = now_s
+            return _DRAINING_S
         return self._ramp.delay(now_s)
 
     def rows_beside(self, now_s: float, *, patience_s: float) -> int | None:
@@ -92,6 +98,8 @@ class Startup:
         """A chunk was answered; requests from before `since_s` tell nothing about the limit."""
         point, now, rows = self._point, sample.finished_s, sample.rows
         if self.phase is Phase.ROWS:
+            if sample.started_s < self._begun_s:
+                return
             point.latency_s = point.latency_s or seconds
             self._ramp.answered_first(rows, seconds, max_rows=point.top_rows, in_flight=begun_with)
             if self._ramp.done or self._ramp_takes_long(now, rows):
@@ -141,7 +149,7 @@ class Startup:
         """A row ramp that is not at its end has taken too long; longer where requests wait for each other and calls are dear."""
         fit, serial = self._point.fit, self._ramp.serial
         enough_s = 4 * _ALONE_S if serial and fit.overhead(rows) > 0.5 else _ALONE_S
-        return now > self._begun_s + enough_s and fit.sizes >= (2 if serial else 3)
+        return now > self._alone_s + enough_s and fit.sizes >= (2 if serial else 3)
 
     def begin_flight(self, now: float) -> None:
         """The row ramp is over: raise the requests in flight, with chunks of about half a second."""

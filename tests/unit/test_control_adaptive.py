@@ -2,6 +2,7 @@
 
 import heapq
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -259,6 +260,43 @@ class TestWarmStart:
         world.run(controller, 120)
         assert any(each.what == "start anew" for each in controller.explain())
         assert controller.concurrency() < 20
+
+    def test_starts_anew_when_what_was_sent_before_is_done(self) -> None:
+        """Else the row ramp would take the queue for the time of its chunks."""
+        learned = self._learned(World(slots=32))
+        world = World(slots=2, row_s=0.01)
+        controller = world.made(start=learned)
+        world.run(controller, 600)
+        anew = next(each.time_s for each in controller.explain() if each.what == "start anew")
+        ramp = next(
+            each for each in controller.explain() if each.why.startswith("row ramp") and each.time_s > anew
+        )
+        call_s, row_s = (float(each) for each in re.findall(r"([\d.]+) s", ramp.why))
+        rows = int(ramp.what.split()[1])
+        assert call_s + row_s * rows == pytest.approx(world.call_s + world.row_s * rows, rel=0.5)
+
+    def test_holds_on_to_an_endpoint_that_is_still_cold(self) -> None:
+        learned = self._learned(World(slots=32))
+        world = World(slots=32, call_s=0.4, row_s=0.008)
+        controller = world.made(start=learned)
+        world.run(controller, 30)
+        assert not any(each.what == "start anew" for each in controller.explain())
+        assert controller.concurrency() >= 32
+
+    def test_a_refused_burst_changes_no_setting(self) -> None:
+        """A limit of the request rate admits a part of those sent at once; the rest goes when the first are answered."""
+        learned = self._learned(World(slots=32))
+        world = World(slots=32)
+        controller = world.made(start=learned)
+        rows, limit = controller.next_chunk().rows, controller.concurrency()
+        world.refuse = lambda _rows, in_flight: (
+            Outcome.THROTTLED if world.now < 0.05 and in_flight > 20 else None
+        )
+        world.run(controller, 5)
+        assert world.outcomes[Outcome.THROTTLED]
+        assert [each.why for each in controller.explain()][:1] == ["learned by an earlier run"]
+        assert not any("throttled" in each.why for each in controller.explain())
+        assert (controller.next_chunk().rows, controller.concurrency()) == (rows, limit)
 
     def test_keeps_within_other_bounds(self) -> None:
         learned = self._learned(World(slots=32))

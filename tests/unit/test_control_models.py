@@ -135,6 +135,13 @@ class TestEpoch:
 
         assert error(64) == pytest.approx(error(16) / 2, rel=0.05)
 
+    def test_a_cohort_that_tells_nothing_is_not_waited_for(self) -> None:
+        """All of it were retries of another size, say: whoever comes after is as good."""
+        epoch = Epoch(from_s=0, need=10)
+        answers = [epoch.add(100, 2.0, of_cohort=False) for _ in range(50)]
+        assert answers.index(True) == 20 + 9 - 1  # twice the cohort, and nine of ten of one more
+        assert epoch.measure(mean_in_flight=8, spread=0.1).rate == pytest.approx(8 * 100 / 2.0)
+
 
 class TestSizeCaps:
     def test_halves_the_interval_after_a_413(self) -> None:
@@ -464,10 +471,62 @@ class TestLearnedPoint:
         with pytest.raises(ValueError, match="not a learned point"):
             LearnedPoint.from_dict({})
 
-    @pytest.mark.parametrize(("seconds", "verdict"), [(1.1, True), (0.9, True), (3.0, False), (0.2, False)])
-    def test_trust_needs_like_latencies(self, seconds: float, verdict: bool) -> None:
-        trust = Trust(expected_s=1.0, spread=0.1, enough=4)
-        assert [trust.answered(seconds) for _ in range(4)] == [None, None, None, verdict]
+
+class TestTrust:
+    def trust(self, *, in_flight: int = 16, idle_s: float = 1.0, expected_s: float = 1.0) -> Trust:
+        """Four requests count; the tolerance is 2."""
+        return Trust(idle_s=idle_s, expected_s=expected_s, spread=0.1, in_flight=in_flight)
+
+    def all_sent(self, trust: Trust) -> Trust:
+        for _ in range(4):
+            trust.sent(0.0)
+        return trust
+
+    @pytest.mark.parametrize(
+        ("seconds", "verdict"),
+        [(1.1, True), (0.9, True), (0.6, True), (0.2, False), (5.0, True), (7.0, False)],
+    )
+    def test_needs_like_latencies(self, seconds: float, verdict: bool) -> None:
+        trust = self.all_sent(self.trust())
+        assert [trust.answered(seconds, started_s=0.0) for _ in range(4)] == [None, None, None, verdict]
+
+    def test_the_first_requests_meet_no_queue(self) -> None:
+        """10 s in a queue of a minute ago, 2 s of them work: 2 s at the start of a run are what is to be expected."""
+        trust = self.all_sent(self.trust(idle_s=2.0, expected_s=10.0))
+        assert [trust.answered(2.0, started_s=0.0) for _ in range(4)][-1] is True
+
+    def test_only_those_sent_first_count(self) -> None:
+        """Of 100 requests the first answers are the quick ones."""
+        trust = self.all_sent(self.trust())
+        assert [trust.answered(0.1, started_s=0.5) for _ in range(50)] == [None] * 50
+        assert [trust.answered(1.0, started_s=0.0) for _ in range(4)][-1] is True
+
+    @pytest.mark.parametrize(("seconds", "factor"), [(1.0, 1.0), (1.9, 1.0), (4.0, 4.0)])
+    def test_says_how_much_slower_the_endpoint_is(self, seconds: float, factor: float) -> None:
+        trust = self.all_sent(self.trust())
+        for _ in range(4):
+            trust.answered(seconds, started_s=0.0)
+        assert trust.slower == factor
+
+    def test_two_that_are_far_off_are_enough(self) -> None:
+        trust = self.all_sent(self.trust())
+        assert [trust.answered(20.0, started_s=0.0) for _ in range(2)] == [None, False]
+
+    def test_three_failures_are_too_many(self) -> None:
+        trust = self.trust()
+        assert [trust.failed() for _ in range(3)] == [None, None, False]
+
+    def test_a_burst_that_is_refused_says_little(self) -> None:
+        trust = self.all_sent(self.trust())
+        assert trust.refused(started_s=0.0, now_s=0.1)
+        assert trust.refused(started_s=0.0, now_s=0.2)
+        assert not trust.refused(started_s=0.3, now_s=0.4)  # that was sent knowing it
+
+    def test_others_count_in_place_of_those_refused(self) -> None:
+        trust = self.all_sent(self.trust())
+        trust.refused(started_s=0.0, now_s=0.1)
+        trust.sent(0.2)
+        assert [trust.answered(1.0, started_s=each) for each in (0.0, 0.0, 0.0, 0.2)][-1] is True
 
 
 def test_the_journal_is_bounded() -> None:
