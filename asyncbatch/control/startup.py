@@ -27,6 +27,8 @@ _UNEVEN_HEADROOM = 1.8
 _DEAR = 0.4
 """Share of the fixed cost in a chunk's time above which larger chunks come before more of them, if round trips take long."""
 _LONG_S = 2.0
+_MORE = 1.7
+"""Requests worked on at once may be so many times more than slow start found, where it ended early."""
 _FASTER = 0.8
 """No request waits less than not at all: latencies below this share of the fit's mean that what it has seen is out of date."""
 
@@ -321,7 +323,8 @@ class Startup:
         if fit.seconds(rows) > point.longest_s:  # it was answered in time, but the next may not be
             rows = max(point.rows, float(power_of_two(fit.rows_in(point.longest_s))))
             self._ramp.best_rows = int(rows)
-        waiting = max(1.0, point.queue_factor(point.latency_s, point.rows))
+        queue = point.limit / max(1.0, _MORE * point.slots)  # latencies may be of before that formed
+        waiting = max(1.0, point.queue_factor(point.latency_s, point.rows), queue)
         point.latency_s = waiting * fit.seconds(rows)
         if point.latency_s > point.longest_s and waiting > 1.3:
             share = max(

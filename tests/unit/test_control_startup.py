@@ -108,6 +108,18 @@ class TestLargerChunks:
         assert 64 < point.rows < 8192
         assert point.fit.seconds(point.rows) <= point.longest_s
 
+    def test_fewer_are_kept_in_flight_where_they_would_queue_until_they_time_out(self) -> None:
+        """Latencies are still those of an idle endpoint, but of 16 in flight one is worked on: 16 chunks of 8 s take 2 minutes."""
+        for slots, in_flight in ((1.0, 7), (16.0, 16)):
+            point, startup = self.startup()
+            point.fit.add(8192, 8.7, weight=4)
+            point.slots, point.limit = slots, 16.0
+            startup._ramp.best_rows = 8192
+            startup._adopt()
+            assert point.rows == 8192
+            assert point.limit <= in_flight
+            assert point.limit * point.fit.seconds(8192) / slots < point.timeout_s
+
     def test_a_first_chunk_that_did_much_less_work_is_the_last(self) -> None:
         for seconds, back in ((4.5, False), (30.0, True)):
             point = made_point(rows=4096)
