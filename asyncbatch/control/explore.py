@@ -16,6 +16,8 @@ from asyncbatch.control.operating_point import WAITING
 
 _LATER = 16
 """Epochs until a setting that was clearly slower is tried again; after each time twice as many."""
+_DEAR = -0.2
+"""Gain that the fit predicts below which fewer rows are not tried: no knee makes up for so many calls more."""
 _NOISIEST = 3.0
 """At most so many times the errors are larger than the spread of latencies says."""
 
@@ -67,8 +69,9 @@ class Trial:
 
     @property
     def setting(self) -> tuple[int, int]:
-        """Equal for settings alike: within a quarter of an octave of rows, and an eighth of those in flight."""
-        return round(2 * math.log2(self.rows)), round(4 * math.log2(self.in_flight))
+        """Equal for trials alike: within a quarter of an octave of rows, and an eighth of those in flight if they are tried."""
+        alike = 4 * math.log2(self.in_flight) if self.move in (Move.FLIGHT_UP, Move.FLIGHT_DOWN) else 0.0
+        return round(2 * math.log2(self.rows)), round(alike)
 
 
 def clearly_slower(gain: float, error: float) -> bool:
@@ -266,7 +269,7 @@ class Explorer:
                 return None
         elif move is Move.ROWS_DOWN:
             rows = rows / 2
-            if rows < 1 or around.paced:
+            if rows < 1 or around.paced or around.gain(rows) < _DEAR:
                 return None
         elif move is Move.FLIGHT_UP:
             # Where none waits, more of them take no longer; whoever wishes for a latency does not want that tried.

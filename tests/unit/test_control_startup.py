@@ -10,7 +10,7 @@ import pytest
 
 from asyncbatch.control import AdaptiveController
 from asyncbatch.control.epoch import Measure
-from asyncbatch.control.explore import Explorer, Move, Surroundings
+from asyncbatch.control.explore import Explorer, Move, Surroundings, Trial
 from asyncbatch.control.operating_point import OperatingPoint
 from asyncbatch.control.rate_climb import RateClimb
 from asyncbatch.control.row_ramp import RowRamp
@@ -109,7 +109,7 @@ class TestLargerChunks:
         assert point.fit.seconds(point.rows) <= point.longest_s
 
     def test_fewer_are_kept_in_flight_where_they_would_queue_until_they_time_out(self) -> None:
-        """Latencies are still those of an idle endpoint, but of 16 in flight one is worked on: 16 chunks of 8 s take 2 minutes."""
+        """Latencies are still those of an idle endpoint, but of 16 in flight one is worked on: 16 chunks of 8 s take 2 min."""
         for slots, in_flight in ((1.0, 7), (16.0, 16)):
             point, startup = self.startup()
             point.fit.add(8192, 8.7, weight=4)
@@ -260,6 +260,24 @@ class TestExplorer:
 
     def test_a_setting_that_was_clearly_slower_waits_for_long(self) -> None:
         assert self.trials(50) <= 3 < 10 < self.trials(95)
+
+    def test_sizes_are_remembered_whatever_is_in_flight(self) -> None:
+        sizes = [Trial(move=Move.ROWS_DOWN, rows=128, in_flight=each, precision=0.1) for each in (27, 42)]
+        limits = [Trial(move=Move.FLIGHT_UP, rows=128, in_flight=each, precision=0.1) for each in (27, 42)]
+        assert sizes[0].setting == sizes[1].setting
+        assert limits[0].setting != limits[1].setting
+
+    @pytest.mark.parametrize(("gain", "tried"), [(-0.1, True), (-0.4, False)])
+    def test_fewer_rows_are_not_tried_where_calls_are_dear(self, gain: float, tried: bool) -> None:
+        explorer = Explorer()
+        explorer.changed(Measure(rate=100, error=0.02, spread=0.1, latency_s=1.0, rows=100))
+        moves = set()
+        for _ in range(20):
+            trial = explorer.propose(self.around(gain=lambda rows: gain if rows < 1024 else 0.0))
+            if trial is not None:
+                moves.add(trial.move)
+                explorer.rejected(trial.move)
+        assert (Move.ROWS_DOWN in moves) is tried
 
     def test_long_requests_are_no_reason_against_more_of_them_where_none_waits(self) -> None:
         for changes, tried in (
