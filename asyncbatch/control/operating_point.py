@@ -17,7 +17,7 @@ WAITING = 1.5
 """Mean latency over that of an idle endpoint from where requests wait."""
 _OVERHEAD = 0.04
 """Share of the fixed cost in a chunk's time below which larger chunks only make the last ones longer to wait for."""
-_LATE = 1.5
+_LATE = 1.2
 """Answers that take this many times the longest mean latency are late."""
 _ROUNDS = 6
 """Where chunks are made larger because of a throttle, so many are left for each of the requests in flight."""
