@@ -58,13 +58,13 @@ ENDPOINTS = (
         name="far", rows=40_000, call_s=0.06, row_s=0.001, slots=4, round_trip_s=0.25, bandwidth=200_000, max_rows=700
     ),
     Endpoint(
-        name="moving", rows=80_000, call_s=0.08, row_s=0.001, slots=8, noise=0.15,
-        changes=(Change(at_s=6, what="slots", value=3), Change(at_s=14, what="slots", value=8)),
+        name="moving", rows=150_000, call_s=0.08, row_s=0.001, slots=8, noise=0.15,
+        changes=(Change(at_s=8, what="slots", value=3), Change(at_s=18, what="slots", value=8)),
     ),
 )  # fmt: skip
 _SHAPES = {"line": "affine", "steps": "step", "padded": "pow2", "knee": "knee", "saturating": "saturating"}
-_PLANNING_S = 1.0
-"""Seconds from the first probe to the first chunk, about: schedules of the served endpoint are later by it."""
+_PLANNING_S = 0.55
+"""Seconds from the first probe to the first chunk (four probes, one after the other): schedules of the served endpoint are later by it."""
 
 
 def served(endpoint: Endpoint, *, seed: int) -> dict[str, Any]:
