@@ -64,7 +64,7 @@ ENDPOINTS = (
 )  # fmt: skip
 _SHAPES = {"line": "affine", "steps": "step", "padded": "pow2", "knee": "knee", "saturating": "saturating"}
 _PLANNING_S = 0.55
-"""Seconds from the first probe to the first chunk (four probes, one after the other): schedules of the served endpoint are later by it."""
+"""Seconds from the first of four probes to the first chunk: schedules of the served endpoint are later by it."""
 
 
 def served(endpoint: Endpoint, *, seed: int) -> dict[str, Any]:
