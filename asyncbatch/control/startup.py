@@ -83,7 +83,8 @@ class Startup:
 
     def delay(self, now_s: float) -> float:
         """Seconds that the next request of the row ramp has to wait: those sent before it began would take part of its work."""
-        if self._point.flight.oldest_s < self._begun_s:
+        point = self._point
+        if point.flight.oldest_s < self._begun_s and now_s < self._begun_s + point.timeout_s:
             self._alone_s = now_s
             return _DRAINING_S
         return self._ramp.delay(now_s)

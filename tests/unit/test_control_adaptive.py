@@ -265,7 +265,7 @@ class TestWarmStart:
         """Else the row ramp would take the queue for the time of its chunks."""
         learned = self._learned(World(slots=32))
         world = World(slots=2, row_s=0.01)
-        controller = world.made(start=learned)
+        controller = world.made(start=learned, request_timeout_s=700)
         world.run(controller, 600)
         anew = next(each.time_s for each in controller.explain() if each.what == "start anew")
         ramp = next(

@@ -80,6 +80,17 @@ class TestSerial:
         assert startup.delay(HOUR) > 0
 
 
+def test_a_row_ramp_waits_for_what_was_sent_before_but_not_for_ever() -> None:
+    """A request that has not ended when all must have timed out is none any more."""
+    point = made_point()
+    point.flight.send(1.0)
+    startup = Startup(point, start_rows=16, now_s=2.0)
+    assert startup.delay(3.0) > 0
+    assert startup.delay(2.0 + point.timeout_s) == 0
+    point.flight.finish(1.0, 4.0)
+    assert startup.delay(4.0) == 0
+
+
 class TestLargerChunks:
     def startup(self, *, rows: int = 64) -> tuple[OperatingPoint, Startup]:
         """In a row climb from 64 rows, 0.5 s + 0.001 s a row."""
