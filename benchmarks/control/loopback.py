@@ -45,7 +45,7 @@ ENDPOINTS = (
     Endpoint(name="trees", rows=200_000, call_s=0.05, row_s=0.0005, slots=8, noise=0.1),
     Endpoint(name="padded", rows=8_000, call_s=0.06, row_s=0.003, curve="padded", pad=8, slots=2, noise=0.1),
     Endpoint(
-        name="fleet", rows=100_000, call_s=0.1, row_s=0.002, slots=4, instances=4, random_routing=True, queue=20, noise=0.2
+        name="fleet", rows=200_000, call_s=0.1, row_s=0.002, slots=4, instances=4, random_routing=True, queue=20, noise=0.2
     ),
     Endpoint(name="gateway", rows=100_000, call_s=0.1, row_s=0.001, slots=8, request_rate=8, burst_s=2, noise=0.1),
     Endpoint(name="at-once", rows=40_000, call_s=0.2, row_s=0.002, slots=6, at_once=6, noise=0.15),
