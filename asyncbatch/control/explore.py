@@ -18,6 +18,8 @@ _LATER = 16
 """Epochs until a setting that was clearly slower is tried again; after each time twice as many."""
 _DEAR = -0.2
 """Gain that the fit predicts below which fewer rows are not tried: no knee makes up for so many calls more."""
+_UNCLEAR = 0.12
+"""Gain of more in flight, not beyond its error, that is worth the same question with a larger step."""
 _NOISIEST = 3.0
 """At most so many times the errors are larger than the spread of latencies says."""
 
@@ -105,6 +107,7 @@ class Explorer:
         self._gap: dict[Move, int] = {}
         self._drift = 0.0
         self._streak = 0
+        self._unclear = False  # more in flight were much faster, but not by more than noise
         self._noise = 1.0
         self._epochs = 0
         # By setting: when to try it again, and the wait after that.
@@ -123,6 +126,7 @@ class Explorer:
         self._gap = dict.fromkeys(Move, 2)
         self._drift = 0.0
         self._streak = 0
+        self._unclear = False
         self._slower = {}
 
     def soon(self, move: Move, epochs: int = 0) -> None:
@@ -182,10 +186,14 @@ class Explorer:
             self._gap[move] = 1
             self._wait[move] = 0
             self._streak = self._streak + 1 if gain > 0.12 else 0
+            self._unclear = False
             if move in (Move.ROWS_UP, Move.ROWS_MODEL):
                 self._wait[Move.FLIGHT_UP] = min(self._wait[Move.FLIGHT_UP], 1)
             return True
         self.rejected(move, harmless=gain > -0.05)
+        if move is Move.FLIGHT_UP and gain > _UNCLEAR:
+            self._unclear = True
+            self._wait[move] = 1
         if clearly_slower(gain, error):
             _, wait = self._slower.get(setting, (0, _LATER))
             self._slower[setting] = self._epochs + wait, 2 * wait
@@ -276,7 +284,7 @@ class Explorer:
             rise = 1.25 if around.wished or around.queue_factor > WAITING else 1.0
             if around.paced or around.latency_s * rise > around.longest_s:
                 return None
-            quick = self._streak or (around.queue_factor < 1.15 and self._gap[move] <= 2)
+            quick = self._streak or self._unclear or (around.queue_factor < 1.15 and self._gap[move] <= 2)
             flight = min(max(flight + 1, flight * (1.6 if quick else 1.25)), around.max_in_flight)
             precision = 0.1 if quick else 0.04
             if flight < around.in_flight + 0.99:

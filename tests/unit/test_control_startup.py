@@ -290,6 +290,24 @@ class TestExplorer:
                 explorer.rejected(trial.move)
         assert (Move.ROWS_DOWN in moves) is tried
 
+    def test_a_gain_lost_in_noise_is_asked_for_again_with_a_larger_step(self) -> None:
+        """Six in flight, few answers: each trial of seven gains 20 % give or take 30 %, and would be refused for ever."""
+        for gain, larger in ((1.2, True), (1.02, False)):
+            explorer = Explorer()
+            explorer.changed(Measure(rate=100, error=0.2, spread=0.5, latency_s=1.0, rows=100))
+            around = self.around(in_flight=6.0, queue_factor=4.0)
+            steps = []
+            for _ in range(12):
+                trial = explorer.propose(around)
+                if trial is not None and trial.move is Move.FLIGHT_UP:
+                    steps.append(trial.in_flight)
+                    found = Measure(rate=100 * gain, error=0.2, spread=0.5, latency_s=1.0, rows=100)
+                    assert not explorer.judge(found, headroom=False, queueing=True)
+                elif trial is not None:
+                    explorer.rejected(trial.move)
+            assert steps[0] == 7.5
+            assert (max(steps) > 9) is larger
+
     def test_long_requests_are_no_reason_against_more_of_them_where_none_waits(self) -> None:
         for changes, tried in (
             ({"queue_factor": 1.0}, True), ({"queue_factor": 2.0}, False), ({"queue_factor": 1.0, "wished": True}, False),
