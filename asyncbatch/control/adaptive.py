@@ -25,8 +25,8 @@ from asyncbatch.model import FIRST, RETRY, SUCCESS, ChunkTarget, Outcome, Sample
 from asyncbatch.units import IntRange
 
 _START_ROWS = 16
-_LOST = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.FAILED, Outcome.TIMEOUT)
 _REFUSED = (Outcome.THROTTLED, Outcome.UNAVAILABLE)
+_LOST = (*_REFUSED, Outcome.FAILED, Outcome.TIMEOUT)
 _FAILED = (Outcome.TOO_LARGE, Outcome.FAILED, Outcome.TIMEOUT)
 
 
@@ -240,7 +240,7 @@ class AdaptiveController:
         if start.request_rate is not None:
             self._pacer.restore(start.request_rate, now)
         self._trust = Trust(
-            idle_s=start.call_s + start.row_s * start.chunk_rows,
+            idle_s=point.fit.seconds(start.chunk_rows),
             expected_s=start.latency_s,
             spread=start.spread,
             in_flight=self.concurrency(),
@@ -255,7 +255,7 @@ class AdaptiveController:
         rows, _, started_s, _, outcome, _ = sample
         verdict: bool | None = None
         if outcome in _REFUSED and trust.refused(started_s=started_s, now_s=now):
-            self._refusals.burst(now)
+            self._refusals.pause(now)  # one of many sent at the same moment
             self._open = min(self._open, max(1.0, begun_with - 1.0))
             return False
         if outcome in _FAILED:

@@ -18,8 +18,8 @@ _LATER = 16
 """Epochs until a setting that was clearly slower is tried again; after each time twice as many."""
 _DEAR = -0.2
 """Gain that the fit predicts below which fewer rows are not tried: no knee makes up for so many calls more."""
-_UNCLEAR = 0.12
-"""Gain of more in flight, not beyond its error, that is worth the same question with a larger step."""
+_MUCH = 0.12
+"""Gain after which the next step is larger; of more in flight, also where it was not beyond its error."""
 _NOISIEST = 3.0
 """At most so many times the errors are larger than the spread of latencies says."""
 
@@ -185,13 +185,13 @@ class Explorer:
             self.base = measure
             self._gap[move] = 1
             self._wait[move] = 0
-            self._streak = self._streak + 1 if gain > 0.12 else 0
+            self._streak = self._streak + 1 if gain > _MUCH else 0
             self._unclear = False
             if move in (Move.ROWS_UP, Move.ROWS_MODEL):
                 self._wait[Move.FLIGHT_UP] = min(self._wait[Move.FLIGHT_UP], 1)
             return True
         self.rejected(move, harmless=gain > -0.05)
-        if move is Move.FLIGHT_UP and gain > _UNCLEAR:
+        if move is Move.FLIGHT_UP and gain > _MUCH:
             self._unclear = True
             self._wait[move] = 1
         if clearly_slower(gain, error):

@@ -49,8 +49,8 @@ class Refusals:
         self._pacer.forget()
         self._calls = self._refused = 0
 
-    def burst(self, now: float) -> None:
-        """One of many requests that were sent at the same moment was refused: only a pause, no remedy."""
+    def pause(self, now: float) -> None:
+        """A moment without requests, so that what is under way does not meet the same refusal; no remedy."""
         self._refused += 1
         self._hold(now, min(0.5, max(0.05, 0.25 * self._point.latency_s)))
 
@@ -91,8 +91,7 @@ class Refusals:
     def unavailable(self, sample: Sample, begun_with: int) -> None:
         """A full queue: growth pauses, and ends when it is full again at a like number; later only the share counts."""
         point, cruise, now = self._point, self._search.cruise, sample.finished_s
-        self._refused += 1
-        self._hold(now, min(0.5, max(0.05, 0.25 * point.latency_s)))
+        self.pause(now)
         cruise.epoch.refused += 1
         if sample.started_s < point.cut_s or now - point.cut_s < max(1.0, point.latency_s):
             return
